@@ -1,0 +1,11 @@
+//! Commands: one file each, a short story told in calls. `cli` alone names clap.
+
+pub mod cli;
+pub mod deploy;
+pub mod discover;
+pub mod run;
+pub mod serve;
+pub mod status;
+pub mod stop;
+
+pub use cli::main;

@@ -1,0 +1,1 @@
+//! Input: files and standard input, cut into splits that can be read again.

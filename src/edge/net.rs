@@ -1,0 +1,1 @@
+//! Net: connections, made and accepted here and nowhere else.

@@ -1,0 +1,1 @@
+//! Probe: the facts of a host, gathered in one SSH session.

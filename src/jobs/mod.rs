@@ -1,0 +1,3 @@
+//! The jobs that come with the program.
+
+pub mod word_count;

@@ -1,0 +1,9 @@
+//! Decides: pure code without a file, socket, thread, clock, randomness or printing of its own.
+
+pub mod coordinator;
+pub mod merge;
+pub mod partition;
+pub mod split;
+pub mod table;
+pub mod tokenize;
+pub mod worker;

@@ -1,0 +1,9 @@
+//! The `mapreduce` program: the command line of the library, with the word count as its job.
+
+use std::process::ExitCode;
+
+use mapreduce::jobs::word_count::WordCount;
+
+fn main() -> ExitCode {
+    mapreduce::main::<WordCount>()
+}

@@ -1,0 +1,95 @@
+//! Report: what a run tells while it goes on, and what it says at the end. Plain data; `edge` shows it.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+pub use crate::logic::coordinator::Phase;
+
+/// The state of a run, as progress displays show it. Taken a few times a second.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub phase: Phase,
+    /// Since the run began.
+    pub elapsed: Duration,
+    /// Since `phase` began.
+    pub phase_elapsed: Duration,
+    /// Bytes of all input files; `None` while standard input has not ended.
+    pub input_bytes: Option<u64>,
+    /// Bytes of the splits that are mapped.
+    pub mapped_bytes: u64,
+    /// Workers that have acknowledged the end of the phase.
+    pub workers_done: usize,
+    /// Entries written by the merge, and how many there will be (0 while that is unknown).
+    pub merged_entries: u64,
+    pub total_entries: u64,
+    pub workers: Vec<WorkerSnapshot>,
+}
+
+/// One worker of a [`Snapshot`].
+#[derive(Clone, Debug)]
+pub struct WorkerSnapshot {
+    pub name: String,
+    pub state: WorkerState,
+    pub splits_mapped: u64,
+    pub bytes_mapped: u64,
+    pub splits_in_flight: usize,
+}
+
+/// What a worker is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerState {
+    /// Being reached and greeted.
+    Starting,
+    Mapping,
+    Shuffling,
+    Reducing,
+    /// Has sent, or is sending, its partitions.
+    Merging,
+    /// Waits for the others at a barrier.
+    Waiting,
+    Done,
+}
+
+/// Hears of a run while it goes on. Calls come from the client's main thread, at least four times a second; they
+/// must return quickly.
+pub trait Progress {
+    /// A phase has begun (`snapshot.phase`), or the figures have changed.
+    fn update(&mut self, snapshot: &Snapshot);
+
+    /// The run is over, well or not; anything on the terminal that is not final is cleared.
+    fn finish(&mut self);
+}
+
+/// What a run that succeeded did. The phases' seconds add up to `total_seconds`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub job: String,
+    pub program_version: String,
+    pub workers: usize,
+    /// Map threads of all workers.
+    pub threads: usize,
+    /// Whether the run was in-process.
+    pub local: bool,
+    pub phases: Vec<PhaseReport>,
+    pub total_seconds: f64,
+    pub input_files: usize,
+    pub input_bytes: u64,
+    pub splits: u64,
+    /// Pairs that the map tasks emitted (of the word count: words).
+    pub pairs: u64,
+    /// Distinct keys of the result, also where `--top` left some out of the output.
+    pub distinct_keys: u64,
+    pub output_entries: u64,
+    pub output_bytes: u64,
+}
+
+/// One line of the phase table.
+#[derive(Clone, Debug, Serialize)]
+pub struct PhaseReport {
+    pub phase: Phase,
+    pub seconds: f64,
+    /// Bytes that the phase moved: Split and Map the input, Shuffle what went between workers, Reduce none or what
+    /// was folded, Merge what was written.
+    pub bytes: u64,
+}

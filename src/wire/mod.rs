@@ -1,0 +1,5 @@
+//! Speaks: the bytes between client, workers and peers, generic over `Read` and `Write`.
+
+pub mod frame;
+pub mod message;
+pub mod varint;
