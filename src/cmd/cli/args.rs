@@ -280,13 +280,11 @@ pub struct Means {
     pub memory: Option<u64>,
 }
 
+/// Names of the formats. Their variants have no help of their own, which would stretch the help of all flags.
 #[derive(Clone, Copy, ValueEnum)]
 pub enum FormatName {
-    /// key, TAB, value
     Tsv,
-    /// RFC 4180, with a header
     Csv,
-    /// One object a line
     Json,
 }
 
