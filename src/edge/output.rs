@@ -41,7 +41,7 @@ pub enum Destination {
 /// Takes the entries of the result, in order.
 pub trait Sink<V>: Send {
     /// # Errors
-    /// If it cannot be written.
+    /// If it cannot be written; the error names the destination.
     fn entry(&mut self, key: &[u8], value: &V) -> io::Result<()>;
 
     /// Makes the result final and returns the bytes written. A sink that is dropped instead leaves no file.
@@ -90,7 +90,8 @@ pub fn write_report(path: &Path, report: &Report) -> anyhow::Result<()> {
     let mut json = serde_json::to_vec_pretty(report).context("the report has no JSON form")?;
     json.push(b'\n');
     let mut target = Target::file(path)?;
-    target.write_all(&json).and_then(|()| target.finish()).with_context(|| path.display().to_string())
+    target.write_all(&json)?;
+    Ok(target.finish()?)
 }
 
 /// Tells whether `error` says that nobody reads our standard output any more (`run ... | head`), which ends a

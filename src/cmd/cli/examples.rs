@@ -34,7 +34,7 @@ Fewer machines than wanted are written all the same; the exit code is 1 then."
             "Examples:
   PROGRAM deploy
   PROGRAM deploy --remote-dir /var/tmp/me             where /tmp is mounted noexec
-  PROGRAM deploy --shared-dir /home/me/mapreduce      upload once, to an NFS home
+  PROGRAM deploy --shared-dir '~/mapreduce-shared'    upload once, to an NFS home
   PROGRAM deploy --threads 4 --memory 2GB             be a modest guest
 
 Hosts that fail are named with the reason, the others are deployed; the exit code is 1 then."

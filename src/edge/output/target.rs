@@ -12,9 +12,21 @@ use tempfile::NamedTempFile;
 use crate::edge::signals::{RemoveAtExit, remove_at_exit};
 
 /// Where bytes go. Dropped unfinished, a file is as if it had never been begun.
-pub enum Target {
+pub struct Target {
+    /// What errors call it.
+    name: String,
+    place: Place,
+}
+
+enum Place {
     /// A temporary file in the directory of `path`, renamed over it at the end.
-    Whole { temporary: NamedTempFile, path: PathBuf, mode: Option<u32>, _guard: RemoveAtExit },
+    Whole {
+        temporary: NamedTempFile,
+        path: PathBuf,
+        /// That of the file replaced; a new one has what the umask leaves.
+        mode: Option<u32>,
+        _guard: RemoveAtExit,
+    },
     /// Standard output, a device or a named pipe.
     Direct(File),
 }
@@ -30,7 +42,8 @@ impl Target {
     /// # Errors
     /// If it is closed.
     pub fn stdout() -> io::Result<Self> {
-        Ok(Target::Direct(File::from(io::stdout().as_fd().try_clone_to_owned()?)))
+        let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        Ok(Target { name: "standard output".to_owned(), place: Place::Direct(file) })
     }
 
     /// Prepares to write `path`. A link is followed, and what it leads to is replaced.
@@ -48,23 +61,44 @@ impl Target {
                 let real = fs::canonicalize(path).with_context(|| name.to_string())?;
                 // A file that the user may not write is not replaced either, though its directory would allow it.
                 File::options().write(true).open(&real).with_context(|| name.to_string())?;
-                Self::beside(real, Some(found.permissions().mode() & 0o777))
+                let place = Place::beside(real, Some(found.permissions().mode() & 0o777))?;
+                Ok(Target { name: name.to_string(), place })
             }
             Ok(_) => {
                 let file = File::options().write(true).open(path).with_context(|| name.to_string())?;
-                Ok(Target::Direct(file))
+                Ok(Target { name: name.to_string(), place: Place::Direct(file) })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if fs::symlink_metadata(path).is_ok() {
                     bail!("{name}: is a link to nowhere");
                 }
-                Self::beside(path.to_path_buf(), None)
+                Ok(Target { name: name.to_string(), place: Place::beside(path.to_path_buf(), None)? })
             }
             Err(error) => Err(error).with_context(|| name.to_string()),
         }
     }
 
-    /// `mode` is that of the file replaced; a new one has what the umask leaves.
+    /// # Errors
+    /// If not all could be written; the error names the target.
+    pub fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let file = match &mut self.place {
+            Place::Whole { temporary, .. } => temporary.as_file_mut(),
+            Place::Direct(file) => file,
+        };
+        file.write_all(bytes).map_err(|error| named(&self.name, error))
+    }
+
+    /// Makes what was written final: on the disk, then under its name.
+    ///
+    /// # Errors
+    /// If it cannot be; the file is then as it was.
+    pub fn finish(self) -> io::Result<()> {
+        let Target { name, place } = self;
+        place.finish().map_err(|error| named(&name, error))
+    }
+}
+
+impl Place {
     fn beside(path: PathBuf, mode: Option<u32>) -> anyhow::Result<Self> {
         let name = path.display();
         let file_name = path.file_name().with_context(|| format!("{name}: is no name of a file"))?;
@@ -82,28 +116,11 @@ impl Target {
             .tempfile_in(directory)
             .with_context(|| format!("{name}: cannot be created"))?;
         let guard = remove_at_exit(temporary.path());
-        Ok(Target::Whole { temporary, path, mode, _guard: guard })
+        Ok(Place::Whole { temporary, path, mode, _guard: guard })
     }
 
-    /// # Errors
-    /// If not all could be written.
-    pub fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Target::Whole { temporary, .. } => temporary.as_file_mut().write_all(bytes),
-            Target::Direct(file) => file.write_all(bytes),
-        }
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe => io::Error::new(io::ErrorKind::BrokenPipe, ClosedPipe),
-            _ => error,
-        })
-    }
-
-    /// Makes what was written final: on the disk, then under its name.
-    ///
-    /// # Errors
-    /// If it cannot be; the file is then as it was.
-    pub fn finish(self) -> io::Result<()> {
-        let Target::Whole { temporary, path, mode, _guard } = self else {
+    fn finish(self) -> io::Result<()> {
+        let Place::Whole { temporary, path, mode, _guard } = self else {
             return Ok(());
         };
         if let Some(mode) = mode {
@@ -112,6 +129,13 @@ impl Target {
         temporary.as_file().sync_all()?;
         temporary.persist(&path).map_err(|failed| failed.error)?;
         Ok(())
+    }
+}
+
+fn named(name: &str, error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => io::Error::new(io::ErrorKind::BrokenPipe, ClosedPipe),
+        kind => io::Error::new(kind, format!("{name}: {error}")),
     }
 }
 
