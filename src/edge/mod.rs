@@ -1,6 +1,7 @@
 //! Touches: thin adapters to SSH, sockets, files and the terminal; one outside crate named per file.
 
 pub mod cluster;
+pub mod console;
 pub mod failure;
 pub mod hosts;
 pub mod input;
@@ -8,5 +9,7 @@ pub mod net;
 pub mod output;
 pub mod probe;
 pub mod progress;
+pub mod signals;
 pub mod site;
 pub mod ssh;
+pub mod table;
