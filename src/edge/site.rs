@@ -1,1 +1,0 @@
-//! Site: candidates for workers, from the lab's page (JSON or HTML), a text list, or a range.
