@@ -13,3 +13,4 @@ pub mod range;
 pub mod rate;
 pub mod site;
 pub mod ssh;
+pub mod sweep;
