@@ -1,39 +1,89 @@
 //! The command line: checks and converts; doing starts after parsing.
 
+mod args;
+mod completions;
+mod convert;
+mod examples;
+mod failure;
+mod panics;
+mod values;
+
+use std::ffi::OsString;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::process::ExitCode;
 
+use crate::edge::{output, signals};
 use crate::job::Job;
+
+pub use crate::edge::console::Console;
+pub use failure::{CommandError, Exit};
+
+use convert::{Action, Parsed};
+
+use super::{deploy, discover, run, serve, status, stop};
 
 /// Runs the command line of a program whose job is `J`: the whole of its `main`.
 pub fn main<J: Job>() -> ExitCode {
-    todo!()
+    panics::report_in_one_line();
+    let parsed = match parse::<J>(std::env::args_os().collect()) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            // Help that nobody reads to its end is no failure.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code()));
+        }
+    };
+    let Parsed { console, action } = parsed;
+    if let Err(error) = signals::listen() {
+        console.warn(&format!("cannot listen for Ctrl-C: {error}"));
+    }
+    match catch_unwind(AssertUnwindSafe(|| perform::<J>(action, &console))) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) if output::is_closed_pipe(&error.cause) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            console.error(&error.cause, error.advice.as_deref());
+            ExitCode::from(error.exit.code())
+        }
+        // The panic hook has said why.
+        Err(_) => ExitCode::from(Exit::Failure.code()),
+    }
 }
 
-/// How a command speaks to the user on standard error: errors always, the rest as `-q` and `-v` say.
-#[derive(Clone, Debug)]
-pub struct Console {
-    /// `-q`: errors only.
-    pub quiet: bool,
-    /// `-v`: details, too.
-    pub verbose: bool,
-    /// Whether standard error is a terminal that takes colours and moving lines.
-    pub fancy: bool,
+/// Tells whether `args`, beginning with the program's name, are a command line of a program whose job is `J`: the
+/// documentation is checked with it.
+///
+/// # Errors
+/// What the user would be told.
+#[doc(hidden)]
+pub fn parses<J: Job>(args: &[&str]) -> Result<(), String> {
+    match parse::<J>(args.iter().map(OsString::from).collect()) {
+        Ok(_) => Ok(()),
+        Err(error) if error.exit_code() == 0 => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
-/// Why a command failed; `exit` is used in one place.
-#[derive(Debug)]
-pub struct CommandError {
-    /// What failed, with its causes.
-    pub cause: anyhow::Error,
-    /// What to do next, if there is something.
-    pub advice: Option<String>,
-    pub exit: Exit,
+fn perform<J: Job>(action: Action<J::Params>, console: &Console) -> Result<(), CommandError> {
+    match action {
+        Action::Discover(options) => discover::discover(&options, console),
+        Action::Deploy(options) => deploy::deploy(&options, console),
+        Action::Serve(options) => serve::serve::<J>(&options, console),
+        Action::Run(options, params) => run::run::<J>(&options, params, console),
+        Action::Status(options) => status::status(&options, console),
+        Action::Stop(options) => stop::stop(&options, console),
+        Action::Print(script) => output::print(&script).map_err(CommandError::from),
+    }
 }
 
-/// The exit codes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
-    Failure = 1,
-    Usage = 2,
-    Interrupted = 130,
+fn parse<J: Job>(args: Vec<OsString>) -> Result<Parsed<J::Params>, clap::Error> {
+    let program = args.first().map_or(J::NAME.into(), |path| program_name(Path::new(path)));
+    let mut command = args::command::<J>(&program);
+    let matches = command.try_get_matches_from_mut(args)?;
+    convert::convert::<J::Params>(&matches, &mut command, &program)
+}
+
+/// The name that help and examples show: the file name of the executable, for each program has its own job.
+fn program_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }

@@ -8,4 +8,5 @@ pub mod serve;
 pub mod status;
 pub mod stop;
 
+pub use crate::edge::signals::stop_signal;
 pub use cli::main;

@@ -1,6 +1,7 @@
 //! Touches: thin adapters to SSH, sockets, files and the terminal; one outside crate named per file.
 
 pub mod cluster;
+pub mod console;
 pub mod failure;
 pub mod hosts;
 pub mod input;
@@ -11,6 +12,8 @@ pub mod probe;
 pub mod progress;
 pub mod range;
 pub mod rate;
+pub mod signals;
 pub mod site;
 pub mod ssh;
 pub mod sweep;
+pub mod table;

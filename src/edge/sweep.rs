@@ -268,7 +268,7 @@ mod tests {
     fn stops_when_enough_answered_and_keeps_the_order_of_candidates() {
         // The earlier of each two answers later.
         let probe = |host: &Host| {
-            thread::sleep(Duration::from_millis(if index(host) % 2 == 0 { 60 } else { 1 }));
+            thread::sleep(Duration::from_millis(if index(host).is_multiple_of(2) { 60 } else { 1 }));
             Ok(facts())
         };
         let swept = sweep(candidates(100), options(4, 4), probe, |_| {});

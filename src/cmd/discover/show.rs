@@ -1,13 +1,12 @@
 //! Show: what `discover` says while it probes: a bar on a terminal, milestone lines elsewhere.
 
-use std::io::{self, Write};
+use std::io;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cmd::cli::Console;
 use crate::edge::failure::{HostFailure, Step};
-use crate::edge::name::printable;
 use crate::edge::site::Listing;
 use crate::edge::sweep::Heard;
 
@@ -39,7 +38,7 @@ impl Show<'_> {
             bar
         });
         if bar.is_none() {
-            say(console, &format!("probing {candidates} candidates until {wanted} answer"));
+            console.say(&format!("probing {candidates} candidates until {wanted} answer"));
         }
         Show { console, bar, wanted, answered: 0, failed: 0, last: Instant::now() }
     }
@@ -81,17 +80,14 @@ impl Show<'_> {
             bar.set_message(failed);
         } else if self.last.elapsed() >= MILESTONE {
             self.last = Instant::now();
-            say(self.console, &format!("{} of {} answered{failed}", self.answered, self.wanted));
+            self.console.say(&format!("{} of {} answered{failed}", self.answered, self.wanted));
         }
     }
 
     fn detail(&self, line: &str) {
-        if !self.console.verbose {
-            return;
-        }
         match &self.bar {
-            Some(bar) => bar.suspend(|| put(line)),
-            None => put(line),
+            Some(bar) => bar.suspend(|| self.console.detail(line)),
+            None => self.console.detail(line),
         }
     }
 }
@@ -100,13 +96,13 @@ impl Show<'_> {
 pub fn listing(console: &Console, listing: &Listing) {
     if listing.down > 0 {
         let all = listing.up.len() + listing.down;
-        say(console, &format!("{} of {all} machines are listed as up", listing.up.len()));
+        console.say(&format!("{} of {all} machines are listed as up", listing.up.len()));
     }
     for refused in listing.refused.iter().take(MAX_NAMED) {
-        say(console, &format!("note: skipped {refused}"));
+        console.note(&format!("skipped {refused}"));
     }
     if let Some(more @ 1..) = listing.refused.len().checked_sub(MAX_NAMED) {
-        say(console, &format!("note: skipped {more} more entries of the list"));
+        console.note(&format!("skipped {more} more entries of the list"));
     }
 }
 
@@ -116,7 +112,7 @@ pub fn written(console: &Console, found: usize, path: &str, dropped: usize) {
         0 => String::new(),
         n => format!("; {n} of an earlier discover dropped"),
     };
-    say(console, &format!("wrote {} to {path}{gone}", count(found, "host", "hosts")));
+    console.say(&format!("wrote {} to {path}{gone}", count(found, "host", "hosts")));
 }
 
 /// Counts failures by reason, the most frequent first: `3 did not answer: 2 connection timed out, 1 login refused`.
@@ -147,18 +143,6 @@ pub fn advice(failure: &HostFailure) -> String {
         Step::Configure => "correct ~/.ssh/config".into(),
         _ => format!("-v to see each cause, and `ssh {host}`"),
     }
-}
-
-/// Says something in a line, unless `-q`.
-pub fn say(console: &Console, line: &str) {
-    if !console.quiet {
-        put(line);
-    }
-}
-
-fn put(line: &str) {
-    // Where standard error is gone there is nobody to tell.
-    let _ = writeln!(io::stderr().lock(), "{}", printable(line, 1000));
 }
 
 /// A failure in a few words that other hosts may share.

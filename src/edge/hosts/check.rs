@@ -47,7 +47,7 @@ impl Source<'_> {
         let table =
             item.as_table_like().ok_or_else(|| self.fault(item.span(), "`defaults` is no section"))?;
         self.known_keys(table, &DEFAULTS, "[defaults]")?;
-        let suffix = self.string(table, "suffix", |suffix| name::check_suffix(suffix))?.unwrap_or_default();
+        let suffix = self.string(table, "suffix", name::check_suffix)?.unwrap_or_default();
         Ok((self.settings(table)?, suffix))
     }
 
@@ -71,7 +71,7 @@ impl Source<'_> {
 
     fn host(&self, table: &dyn TableLike, span: Option<Range<usize>>) -> anyhow::Result<Entry> {
         self.known_keys(table, &HOST, "[[host]]")?;
-        let name = self.string(table, "name", |name| name::check(name))?;
+        let name = self.string(table, "name", name::check)?;
         let name = name.ok_or_else(|| self.fault(span, "the host has no `name`"))?;
         if let Some(keep) = table.get("keep").filter(|keep| !keep.is_bool()) {
             return Err(self.fault(keep.span(), "`keep` is not true or false"));
@@ -119,12 +119,10 @@ impl Source<'_> {
     }
 
     fn known_keys(&self, table: &dyn TableLike, known: &[&str], of: &str) -> anyhow::Result<()> {
-        for (key, item) in table.iter().filter(|(key, _)| !known.contains(key)) {
-            let span = table.key(key).and_then(|key| key.span()).or_else(|| item.span());
-            let what = format!("unknown key `{}`; {of} takes {}", name::printable(key, 60), known.join(", "));
-            return Err(self.fault(span, &what));
-        }
-        Ok(())
+        let Some((key, item)) = table.iter().find(|(key, _)| !known.contains(key)) else { return Ok(()) };
+        let span = table.key(key).and_then(|key| key.span()).or_else(|| item.span());
+        let what = format!("unknown key `{}`; {of} takes {}", name::printable(key, 60), known.join(", "));
+        Err(self.fault(span, &what))
     }
 
     fn fault(&self, span: Option<Range<usize>>, what: &str) -> anyhow::Error {
@@ -188,7 +186,10 @@ mod tests {
         }
         assert_fails("[defaults]\nuser = ''\n", "h.toml:2: `user`: `` is empty");
         assert_fails("[defaults]\nuser = '-l'\n", "h.toml:2: `user`: `-l` is no login name");
-        assert_fails("[defaults]\nremote_dir = \"/a\\nb\"\n", "h.toml:2: `remote_dir`: `/a b` holds control");
+        assert_fails(
+            "[defaults]\nremote_dir = \"/a\\nb\"\n",
+            "h.toml:2: `remote_dir`: `/a\\nb` holds control",
+        );
         assert_fails("[defaults]\nsuffix = ' '\n", "h.toml:2: `suffix`: `` is no domain");
         assert_fails("[[host]]\nname = 'a'\nkeep = 'yes'\n", "h.toml:3: `keep` is not true or false");
         assert_fails("[[host]]\nname = 'a'\nfacts = 3\n", "h.toml:3: facts: ");

@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_file_without_hosts_says_what_to_do() {
-        for text in ["", HEADER, include_str!("../../../hosts.toml")] {
+        for text in ["", HEADER, include_str!("../../hosts.toml")] {
             let error =
                 HostsFile::parse(text, Path::new("hosts.toml")).unwrap().hosts().unwrap_err().to_string();
             assert!(error.contains("hosts.toml names no host yet") && error.contains("discover"), "{error}");
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn the_example_is_valid_with_its_settings_switched_on() {
-        let example = include_str!("../../../hosts.toml");
+        let example = include_str!("../../hosts.toml");
         let setting = |line: &str| line.starts_with('[') || line.contains(" = ");
         let switch = |line: &str| match line.strip_prefix('#') {
             Some(rest) if setting(rest) && !rest.starts_with(' ') => format!("{rest}\n"),

@@ -2,15 +2,16 @@
 
 mod show;
 
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 
 use crate::edge::failure::{HostFailure, HostName};
 use crate::edge::hosts::{Facts, Host, HostsFile};
 use crate::edge::name;
+use crate::edge::output;
 use crate::edge::probe;
 use crate::edge::site::{self, Listing};
 use crate::edge::ssh::SshOptions;
@@ -96,9 +97,8 @@ pub fn discover_over(
 
 fn open(options: &DiscoverOptions) -> Result<HostsFile, CommandError> {
     name::check_suffix(&options.suffix)
-        .map_err(|why| failure(anyhow!("--suffix: `{}` {why}", options.suffix), None, Exit::Usage))?;
-    let mut file =
-        HostsFile::load_or_new(&options.hosts).map_err(|cause| failure(cause, None, Exit::Failure))?;
+        .map_err(|why| usage(anyhow!("--suffix: `{}` {why}", options.suffix)))?;
+    let mut file = HostsFile::load_or_new(&options.hosts)?;
     if let Some(user) = &options.user {
         file.set_default_user(user);
     }
@@ -107,14 +107,14 @@ fn open(options: &DiscoverOptions) -> Result<HostsFile, CommandError> {
 
 fn list(options: &DiscoverOptions, console: &Console) -> Result<Listing, CommandError> {
     let listing = match &options.source {
-        Source::Range(range) => site::from_range(range).map_err(|cause| failure(cause, None, Exit::Usage))?,
+        Source::Range(range) => site::from_range(range).map_err(usage)?,
         Source::From(source) => site::from_source(source, options.timeout.max(MIN_FETCH))
-            .map_err(|cause| failure(cause, Some(OTHER_SOURCES.into()), Exit::Failure))?,
+            .map_err(|cause| CommandError::from(cause).advise(OTHER_SOURCES))?,
     };
     show::listing(console, &listing);
     if listing.up.is_empty() {
         let cause = anyhow!("none of the {} machines listed is up", listing.down);
-        return Err(failure(cause, Some(OTHER_SOURCES.into()), Exit::Failure));
+        return Err(CommandError::from(cause).advise(OTHER_SOURCES));
     }
     Ok(listing)
 }
@@ -142,19 +142,17 @@ fn write(options: &DiscoverOptions, found: &[(HostName, Facts)]) -> Result<usize
     // Read again: the user may have edited it while hosts were probed.
     let mut file = open(options)?;
     let dropped = file.record(found);
-    file.save().map_err(|cause| failure(cause, Some("--hosts FILE".into()), Exit::Failure))?;
+    file.save()
+        .map_err(|cause| CommandError::from(cause).advise("--hosts FILE, with FILE where you may write"))?;
     Ok(dropped)
 }
 
+/// A reader that has seen enough is no failure; the file is written.
 fn print_names(found: &[(HostName, Facts)]) -> Result<(), CommandError> {
     let names: String = found.iter().map(|(name, _)| format!("{}\n", name.0)).collect();
-    let mut out = io::stdout().lock();
-    match out.write_all(names.as_bytes()).and_then(|()| out.flush()) {
-        // The reader has seen enough; the file is written.
+    match output::print(names.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written
-            .context("cannot write to standard output")
-            .map_err(|cause| failure(cause, None, Exit::Failure)),
+        printed => Ok(printed?),
     }
 }
 
@@ -170,7 +168,7 @@ fn conclude(
     if found >= wanted {
         show::written(console, found, &path.to_string(), dropped);
         if let Some(failed) = failed {
-            show::say(console, &failed);
+            console.say(&failed);
         }
         return Ok(());
     }
@@ -183,7 +181,7 @@ fn conclude(
         (Some(failed), false) => anyhow!("{failed}"),
         (None, _) => anyhow!("there were no more candidates"),
     };
-    Err(failure(cause.context(outcome), Some(advice(options, swept)), Exit::Failure))
+    Err(CommandError::from(cause.context(outcome)).advise(advice(options, swept)))
 }
 
 /// Advice for the step that most hosts failed at.
@@ -208,6 +206,6 @@ fn more_candidates(options: &DiscoverOptions) -> &'static str {
     }
 }
 
-fn failure(cause: anyhow::Error, advice: Option<String>, exit: Exit) -> CommandError {
-    CommandError { cause, advice, exit }
+fn usage(cause: anyhow::Error) -> CommandError {
+    CommandError { exit: Exit::Usage, ..CommandError::from(cause) }
 }

@@ -1,0 +1,45 @@
+//! Failure: how a command ends that does not succeed.
+
+/// Why a command failed; `exit` is used in one place.
+#[derive(Debug)]
+pub struct CommandError {
+    /// What failed, with its causes.
+    pub cause: anyhow::Error,
+    /// What to do next, if there is something.
+    pub advice: Option<String>,
+    pub exit: Exit,
+}
+
+impl CommandError {
+    /// Returns the same error with advice on what to do next.
+    pub fn advise(mut self, advice: impl Into<String>) -> Self {
+        self.advice = Some(advice.into());
+        self
+    }
+
+    /// Returns the error of a command that the user interrupted.
+    pub fn interrupted() -> Self {
+        Self { cause: anyhow::anyhow!("interrupted"), advice: None, exit: Exit::Interrupted }
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for CommandError {
+    fn from(cause: E) -> Self {
+        Self { cause: cause.into(), advice: None, exit: Exit::Failure }
+    }
+}
+
+/// The exit codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Failure = 1,
+    Usage = 2,
+    Interrupted = 130,
+}
+
+impl Exit {
+    /// Returns what the process ends with.
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+}

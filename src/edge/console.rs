@@ -1,0 +1,131 @@
+//! Console: how a command speaks to the user on standard error.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal, Write as _};
+
+use super::table::safe;
+
+/// How a command speaks to the user on standard error: errors always, the rest as `-q` and `-v` say.
+#[derive(Clone, Debug)]
+pub struct Console {
+    /// `-q`: errors only.
+    pub quiet: bool,
+    /// `-v`: details, too.
+    pub verbose: bool,
+    /// Whether standard error is a terminal that takes moving lines.
+    pub fancy: bool,
+}
+
+impl Console {
+    /// Returns the console of this process.
+    pub fn new(quiet: bool, verbose: bool) -> Self {
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        Self { quiet, verbose, fancy: io::stderr().is_terminal() && !dumb }
+    }
+
+    /// Says what goes on, in one line, unless `-q`.
+    pub fn say(&self, line: &str) {
+        if !self.quiet {
+            put(&format!("{}\n", safe(line)));
+        }
+    }
+
+    /// Says a detail, in one line, with `-v` only.
+    pub fn detail(&self, line: &str) {
+        if self.verbose {
+            put(&format!("{}\n", safe(line)));
+        }
+    }
+
+    /// Says what the user should know though the command goes on, unless `-q`.
+    pub fn note(&self, line: &str) {
+        if !self.quiet {
+            put(&format!("{} {}\n", self.label("note:", Colour::Cyan), safe(line)));
+        }
+    }
+
+    /// Says what is not as it should be though the command goes on, unless `-q`.
+    pub fn warn(&self, line: &str) {
+        if !self.quiet {
+            put(&format!("{} {}\n", self.label("warning:", Colour::Yellow), safe(line)));
+        }
+    }
+
+    /// Prints text of several lines that is safe for a terminal, such as a table, unless `-q`.
+    pub fn block(&self, text: &str) {
+        if !self.quiet {
+            put(text);
+        }
+    }
+
+    /// Says what failed, its causes, and what to do next.
+    pub fn error(&self, error: &anyhow::Error, advice: Option<&str>) {
+        let mut text = String::new();
+        for (depth, cause) in error.chain().enumerate() {
+            let label = if depth == 0 {
+                self.label("error:", Colour::Red)
+            } else {
+                self.label("  cause:", Colour::Red)
+            };
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{label} {}", lines(&cause.to_string()));
+        }
+        if let Some(advice) = advice {
+            let _ = writeln!(text, "{} {}", self.label("  try:", Colour::Green), lines(advice));
+        }
+        put(&text);
+    }
+
+    fn label(&self, label: &str, colour: Colour) -> String {
+        if !(self.fancy && colours_wanted(|name| std::env::var_os(name))) {
+            return label.to_owned();
+        }
+        format!("\x1b[1;{}m{label}\x1b[0m", colour as u8)
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Colour {
+    Red = 31,
+    Green = 32,
+    Yellow = 33,
+    Cyan = 36,
+}
+
+/// Tells whether the environment leaves colours on: `NO_COLOR` (no-color.org) and `CLICOLOR=0` turn them off.
+fn colours_wanted(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> bool {
+    variable("NO_COLOR").is_none_or(|value| value.is_empty())
+        && variable("CLICOLOR").is_none_or(|value| value != "0")
+}
+
+/// Makes `text` safe and indents its further lines, so that none of them looks like a message of its own.
+fn lines(text: &str) -> impl fmt::Display {
+    text.lines().map(|line| safe(line).into_owned()).collect::<Vec<_>>().join("\n    ")
+}
+
+fn put(text: &str) {
+    // Where standard error is gone there is nobody to tell.
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_follow_the_environment() {
+        let with = |name: &'static str, value: &'static str| {
+            move |asked: &str| (asked == name).then(|| std::ffi::OsString::from(value))
+        };
+        assert!(colours_wanted(|_| None));
+        assert!(colours_wanted(with("NO_COLOR", "")));
+        assert!(!colours_wanted(with("NO_COLOR", "1")));
+        assert!(!colours_wanted(with("CLICOLOR", "0")));
+        assert!(colours_wanted(with("CLICOLOR", "1")));
+    }
+
+    #[test]
+    fn further_lines_are_indented_and_safe() {
+        assert_eq!(lines("one\nerror: \x1b[2Jtwo").to_string(), "one\n    error: \\u{1b}[2Jtwo");
+    }
+}

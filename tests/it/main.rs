@@ -1,0 +1,5 @@
+//! Integration tests: one crate, one file per promise.
+
+mod harness;
+mod ssh;
+mod tidy;

@@ -1,0 +1,158 @@
+//! Output: results come whole, in the form asked for, and nothing else is on standard output.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use mapreduce::edge::output::{Destination, Format, open};
+
+use crate::harness::program::{Finished, Invocation};
+
+const TEXT: &str = "the cat, the dog\nthe cat\n";
+
+fn in_directory(directory: &Path, args: &[&str]) -> Finished {
+    fs::write(directory.join("text.txt"), TEXT).expect("a file");
+    Invocation::new(&[&["run", "--local", "text.txt"], args].concat())
+        .current_dir(directory)
+        .deadline(Duration::from_secs(30))
+        .run()
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).expect("there");
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn standard_output_has_results_only() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    for (args, expected) in [
+        (&[][..], "the\t3\ncat\t2\ndog\t1\n"),
+        (&["-q"], "the\t3\ncat\t2\ndog\t1\n"),
+        (&["-v"], "the\t3\ncat\t2\ndog\t1\n"),
+        (&["--top", "1"], "the\t3\n"),
+        (&["--tokens", "whitespace"], "the\t3\ncat\t1\ncat,\t1\ndog\t1\n"),
+        (&["--format", "csv", "--tokens", "whitespace"], "word,count\r\nthe,3\r\ncat,1\r\n\"cat,\",1\r\ndog,1\r\n"),
+        (&["--format", "json", "--top", "1"], "{\"word\":\"the\",\"count\":3}\n"),
+    ] {
+        let done = in_directory(directory.path(), args).expect_code(0);
+        assert_eq!(done.stdout, expected, "{args:?}");
+        assert!(!done.stderr.contains('\x1b'), "{:?}", done.stderr);
+        assert_eq!(done.stderr.is_empty(), args.contains(&"-q"), "{args:?}: {}", done.stderr);
+    }
+}
+
+#[test]
+fn format_follows_the_name_of_the_file() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    for (name, start) in [("out.tsv", "the\t3\n"), ("out.csv", "word,count\r\n"), ("out.jsonl", "{\"word\":\"the\"")]
+    {
+        let done = in_directory(directory.path(), &["-o", name]).expect_code(0);
+        assert_eq!(done.stdout, "");
+        let text = fs::read_to_string(directory.path().join(name)).expect("the result");
+        assert!(text.starts_with(start), "{name}: {text}");
+    }
+    in_directory(directory.path(), &["-o", "out.csv", "--format", "tsv"]).expect_code(0);
+    assert!(fs::read_to_string(directory.path().join("out.csv")).expect("the result").starts_with("the\t3\n"));
+    assert_eq!(names(directory.path()), ["out.csv", "out.jsonl", "out.tsv", "text.txt"]);
+}
+
+#[test]
+fn report_is_json() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    in_directory(directory.path(), &["--report", "report.json"]).expect_code(0);
+    let text = fs::read_to_string(directory.path().join("report.json")).expect("the report");
+    let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((&report["pairs"], &report["distinct_keys"]), (&6.into(), &3.into()), "{text}");
+    assert_eq!(report["phases"].as_array().map(Vec::len), Some(5), "{text}");
+}
+
+#[test]
+fn full_disk_is_an_error_that_names_the_output() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let failed = in_directory(directory.path(), &["-o", "/dev/full"]).expect_code(1);
+    assert!(failed.stderr.contains("error: ") && failed.stderr.contains("/dev/full"), "{}", failed.stderr);
+    let failed = in_directory(directory.path(), &["-o", "no/out.tsv"]).expect_code(1);
+    assert!(failed.stderr.contains("no/out.tsv"), "{}", failed.stderr);
+    let failed = in_directory(directory.path(), &["-o", "."]).expect_code(1);
+    assert!(failed.stderr.contains("is a directory"), "{}", failed.stderr);
+}
+
+/// An input that cannot be read ends the run before anything has its name.
+#[test]
+fn failed_run_leaves_no_file_and_keeps_the_old_one() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    fs::write(directory.path().join("old.tsv"), "old").expect("a file");
+    for name in ["new.tsv", "old.tsv"] {
+        in_directory(directory.path(), &["no-such-file", "-o", name]).expect_code(1);
+    }
+    assert_eq!(names(directory.path()), ["old.tsv", "text.txt"]);
+    assert_eq!(fs::read_to_string(directory.path().join("old.tsv")).expect("there"), "old");
+}
+
+/// `run ... | head` is no failure.
+#[test]
+fn reader_that_leaves_ends_the_run_quietly() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    // More than any pipe holds.
+    let text: String = (0..300_000).map(|number| format!("word{number}\n")).collect();
+    fs::write(directory.path().join("many.txt"), text).expect("a file");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mapreduce"))
+        .args(["run", "--local", "-q", "many.txt"])
+        .current_dir(directory.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program");
+    let mut first = [0; 5];
+    child.stdout.take().expect("a pipe").read_exact(&mut first).expect("a first line");
+    let begun = Instant::now();
+    let status = loop {
+        match child.try_wait().expect("our child") {
+            Some(status) => break status,
+            None if begun.elapsed() > Duration::from_secs(20) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!("it goes on without a reader");
+            }
+            None => std::thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    let mut said = String::new();
+    child.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
+    assert_eq!((status.code(), said.as_str()), (Some(0), ""));
+}
+
+/// The sink that `run` writes to, dropped before its end, as an error or Ctrl-C does.
+#[test]
+fn sink_that_is_dropped_leaves_no_file() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("out.tsv");
+    let mut sink = open::<u64>(&Destination::File(path.clone()), Format::Tsv, ["word", "count"]).expect("a sink");
+    for number in 0..200_000u64 {
+        sink.entry(b"some word", &number).expect("room");
+    }
+    assert!(!path.exists() && names(directory.path()).len() == 1, "{:?}", names(directory.path()));
+    drop(sink);
+    assert!(names(directory.path()).is_empty(), "{:?}", names(directory.path()));
+}
+
+#[test]
+fn sink_counts_the_bytes_it_wrote() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("out.tsv");
+    let mut sink = open::<u64>(&Destination::File(path.clone()), Format::Tsv, ["word", "count"]).expect("a sink");
+    let mut expected = String::new();
+    for number in 0..100_000u64 {
+        sink.entry(format!("w{number}").as_bytes(), &number).expect("room");
+        expected += &format!("w{number}\t{number}\n");
+    }
+    assert_eq!(sink.finish().expect("room"), expected.len() as u64);
+    assert!(fs::read_to_string(&path).expect("the result") == expected, "the file differs");
+}

@@ -1,0 +1,1 @@
+//! Tidy: rules of the tree that no compiler checks.
