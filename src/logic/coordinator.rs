@@ -250,7 +250,8 @@ pub struct Coordinator {
     workers: Vec<WorkerProgress>,
     /// Cut, and not sent to any worker.
     pending: VecDeque<Split>,
-    cuts_asked: usize,
+    /// Sizes of the splits that are being cut, in the order in which they were asked for.
+    asked: VecDeque<u64>,
     input_ended: bool,
     totals: Totals,
     outcome: Option<Outcome>,
@@ -275,7 +276,7 @@ impl Coordinator {
                 last_heard: now,
             })
             .collect();
-        let coordinator = Self {
+        let mut coordinator = Self {
             config,
             phase: Phase::Split,
             epoch: Epoch(1),
@@ -283,12 +284,13 @@ impl Coordinator {
             ended: None,
             workers,
             pending: VecDeque::new(),
-            cuts_asked: 0,
+            asked: VecDeque::new(),
             input_ended: false,
             totals: Totals::default(),
             outcome: None,
         };
-        let commands = coordinator.worker_ids().map(|worker| Command::Begin { worker }).collect();
+        let mut commands = coordinator.worker_ids().map(|worker| Command::Begin { worker }).collect();
+        coordinator.advance(now, &mut commands);
         (coordinator, commands)
     }
 
@@ -303,7 +305,7 @@ impl Coordinator {
             Event::Begun { worker } if self.phase == Phase::Split => self.acknowledge(worker),
             Event::SplitCut { split } => self.take_split(split),
             Event::InputEnded => {
-                self.cuts_asked = 0;
+                self.asked.clear();
                 self.input_ended = true;
             }
             Event::Mapped { worker, split, pairs } => self.mapped(worker, split, pairs),
@@ -384,7 +386,7 @@ impl Coordinator {
     }
 
     fn take_split(&mut self, split: Split) {
-        self.cuts_asked = self.cuts_asked.saturating_sub(1);
+        self.asked.pop_front();
         self.totals.splits += 1;
         self.totals.cut_bytes += split.length;
         self.pending.push_back(split);
@@ -508,9 +510,10 @@ impl Coordinator {
         }
         let room: usize =
             self.workers.iter().map(|progress| window(progress.threads) - progress.in_flight.len()).sum();
-        while self.pending.len() + self.cuts_asked < room {
-            self.cuts_asked += 1;
-            commands.push(Command::CutSplit { target_bytes: self.split_bytes() });
+        while self.pending.len() + self.asked.len() < room {
+            let target_bytes = self.split_bytes();
+            self.asked.push_back(target_bytes);
+            commands.push(Command::CutSplit { target_bytes });
         }
     }
 
@@ -522,7 +525,7 @@ impl Coordinator {
             return bytes.max(1);
         }
         let Some(input_bytes) = self.config.input_bytes else { return MAX_SPLIT_BYTES };
-        let asked = self.cuts_asked as u64 * MIN_SPLIT_BYTES;
+        let asked: u64 = self.asked.iter().sum();
         let left = input_bytes.saturating_sub(self.totals.cut_bytes + asked);
         let threads: u64 = self.workers.iter().map(|progress| u64::from(progress.threads)).sum();
         (left / (2 * threads.max(1))).clamp(MIN_SPLIT_BYTES, MAX_SPLIT_BYTES)
@@ -551,3 +554,6 @@ impl Coordinator {
 pub fn window(threads: u32) -> usize {
     threads as usize + WINDOW_AHEAD_SPLITS
 }
+
+#[cfg(test)]
+mod tests;

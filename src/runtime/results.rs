@@ -19,14 +19,14 @@ pub(crate) const CREDIT_BATCHES: u32 = 4;
 /// A reduced partition: its entries in the job's order.
 pub struct Sorted<V> {
     table: Table<V>,
-    order: Vec<u32>,
+    order: Vec<usize>,
 }
 
 impl<V: Value> Sorted<V> {
     /// Sorts `table`; with `top`, keeps the order of only so many first entries.
     pub(crate) fn new<J: Job<Value = V>>(job: &J, table: Table<V>, top: Option<u64>) -> Self {
-        let mut order: Vec<u32> = (0..table.len() as u32).collect();
-        let compare = |a: &u32, b: &u32| {
+        let mut order: Vec<usize> = (0..table.len()).collect();
+        let compare = |a: &usize, b: &usize| {
             let (a, b) = (table.entry(*a), table.entry(*b));
             job.compare((a.key, a.value), (b.key, b.value))
         };

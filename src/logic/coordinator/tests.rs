@@ -1,0 +1,314 @@
+//! One promise of the coordinator each; the workers are played by the test.
+
+use super::*;
+
+const EPOCH: Epoch = Epoch(1);
+
+/// A coordinator with what it commanded and has not been played yet.
+struct Game {
+    coordinator: Coordinator,
+    commands: Vec<Command>,
+    now: Duration,
+    cut: u64,
+}
+
+impl Game {
+    fn new(worker_threads: &[u32]) -> Self {
+        let config = Config {
+            worker_threads: worker_threads.to_vec(),
+            input_bytes: Some(1 << 20),
+            split_bytes: Some(100),
+            worker_timeout: Some(Duration::from_secs(10)),
+        };
+        let (coordinator, commands) = Coordinator::start(config, Duration::ZERO);
+        Self { coordinator, commands, now: Duration::ZERO, cut: 0 }
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.commands.extend(self.coordinator.handle(event, self.now));
+    }
+
+    /// Takes out the commands that `pick` wants.
+    fn take<T>(&mut self, pick: impl Fn(&Command) -> Option<T>) -> Vec<T> {
+        let picked = self.commands.iter().filter_map(&pick).collect();
+        self.commands.retain(|command| pick(command).is_none());
+        picked
+    }
+
+    fn begin(&mut self) {
+        for worker in self.take(|command| match command {
+            Command::Begin { worker } => Some(*worker),
+            _ => None,
+        }) {
+            self.tell(Event::Begun { worker });
+        }
+    }
+
+    /// Answers every wish for a split, until `n` are cut; then the input ends.
+    fn cut(&mut self, n: u64) {
+        loop {
+            let asked = self.take(|command| matches!(command, Command::CutSplit { .. }).then_some(()));
+            if asked.is_empty() {
+                return;
+            }
+            for () in asked {
+                if self.cut == n {
+                    self.tell(Event::InputEnded);
+                    continue;
+                }
+                let split = Split { id: SplitId(self.cut), file: 0, offset: self.cut * 100, length: 100 };
+                self.cut += 1;
+                self.tell(Event::SplitCut { split });
+            }
+        }
+    }
+
+    fn sent(&mut self) -> Vec<(WorkerId, Split)> {
+        self.take(|command| match command {
+            Command::Map { worker, split } => Some((*worker, *split)),
+            _ => None,
+        })
+    }
+
+    fn map_all(&mut self, n: u64) {
+        loop {
+            self.cut(n);
+            let sent = self.sent();
+            if sent.is_empty() {
+                return;
+            }
+            for (worker, split) in sent {
+                self.tell(Event::Mapped { worker, split: split.id, pairs: 10 });
+            }
+        }
+    }
+
+    fn workers(&self) -> Vec<WorkerId> {
+        self.coordinator.worker_ids().collect()
+    }
+
+    fn shuffled(&mut self, worker: WorkerId) {
+        self.tell(Event::Shuffled { worker, epoch: EPOCH, sent_bytes: 5 });
+    }
+
+    fn reduced(&mut self, worker: WorkerId) {
+        self.tell(Event::Reduced { worker, epoch: EPOCH, distinct: 3, entries: 2, bytes: 5 });
+    }
+
+    fn failure(&self) -> &Failure {
+        match self.coordinator.outcome() {
+            Some(Outcome::Failed(failure)) => failure,
+            other => panic!("the job should have failed, not {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn goes_through_all_phases_and_adds_up() {
+    let mut game = Game::new(&[2, 1]);
+    game.begin();
+    game.map_all(50);
+    assert_eq!(game.coordinator.phase(), Phase::Shuffle);
+    game.workers().into_iter().for_each(|worker| game.shuffled(worker));
+    game.workers().into_iter().for_each(|worker| game.reduced(worker));
+    assert_eq!(game.coordinator.phase(), Phase::Merge);
+    assert_eq!(game.commands.last(), Some(&Command::Merge { epoch: EPOCH }));
+    game.tell(Event::Merged { bytes: 9, entries: 4 });
+    assert_eq!(game.coordinator.outcome(), Some(&Outcome::Done));
+    let totals = game.coordinator.totals();
+    assert_eq!((totals.splits, totals.mapped_bytes, totals.pairs), (50, 5000, 500));
+    assert_eq!((totals.distinct_keys, totals.entries, totals.shuffled_bytes), (6, 4, 10));
+}
+
+#[test]
+fn an_empty_input_goes_through_all_phases_too() {
+    let mut game = Game::new(&[1]);
+    game.begin();
+    game.map_all(0);
+    assert_eq!(game.coordinator.phase(), Phase::Shuffle);
+}
+
+#[test]
+fn no_split_is_sent_before_every_worker_knows_the_job() {
+    let mut game = Game::new(&[1, 1]);
+    game.cut(10);
+    game.tell(Event::Begun { worker: WorkerId(0) });
+    assert_eq!(game.sent(), []);
+    game.tell(Event::Begun { worker: WorkerId(1) });
+    assert!(!game.sent().is_empty());
+}
+
+/// The barrier that the original project got wrong: its shuffle was not acknowledged.
+#[test]
+fn no_phase_begins_before_the_slowest_worker_ended_the_last() {
+    let mut game = Game::new(&[1, 1, 1]);
+    game.begin();
+    game.map_all(20);
+    game.commands.clear();
+    game.shuffled(WorkerId(0));
+    game.shuffled(WorkerId(1));
+    assert_eq!((game.coordinator.phase(), game.commands.len()), (Phase::Shuffle, 0));
+    game.shuffled(WorkerId(2));
+    let reduces = game.take(|command| matches!(command, Command::Reduce { .. }).then_some(()));
+    assert_eq!((game.coordinator.phase(), reduces.len()), (Phase::Reduce, 3));
+    game.reduced(WorkerId(2));
+    game.reduced(WorkerId(0));
+    assert_eq!((game.coordinator.phase(), game.commands.len()), (Phase::Reduce, 0));
+}
+
+#[test]
+fn the_shuffle_waits_for_the_last_split_in_flight() {
+    let mut game = Game::new(&[1, 1]);
+    game.begin();
+    game.cut(2);
+    let sent = game.sent();
+    game.cut(2);
+    let (worker, split) = sent[0];
+    game.tell(Event::Mapped { worker, split: split.id, pairs: 1 });
+    assert_eq!(game.coordinator.phase(), Phase::Map);
+    let (worker, split) = sent[1];
+    game.tell(Event::Mapped { worker, split: split.id, pairs: 1 });
+    assert_eq!(game.coordinator.phase(), Phase::Shuffle);
+}
+
+#[test]
+fn a_worker_holds_no_more_splits_than_its_window() {
+    let mut game = Game::new(&[4, 1]);
+    game.begin();
+    game.cut(1000);
+    let sent = game.sent();
+    for (worker, threads) in [(WorkerId(0), 4), (WorkerId(1), 1)] {
+        let held = sent.iter().filter(|(to, _)| *to == worker).count();
+        assert_eq!(held, window(threads), "{worker:?}");
+    }
+}
+
+#[test]
+fn an_acknowledgement_that_comes_twice_counts_once() {
+    let mut game = Game::new(&[1]);
+    game.begin();
+    game.cut(3);
+    let (worker, split) = game.sent()[0];
+    for _ in 0..2 {
+        game.tell(Event::Mapped { worker, split: split.id, pairs: 10 });
+    }
+    assert_eq!(game.coordinator.totals().pairs, 10);
+    assert_eq!(game.coordinator.totals().mapped_bytes, split.length);
+}
+
+#[test]
+fn a_lost_worker_ends_the_job_in_whatever_phase_and_all_are_told() {
+    for phase in Phase::ALL {
+        let mut game = Game::new(&[1, 1]);
+        if phase > Phase::Split {
+            game.begin();
+            game.cut(20);
+        }
+        if phase > Phase::Map {
+            game.map_all(20);
+        }
+        if phase > Phase::Shuffle {
+            game.workers().into_iter().for_each(|worker| game.shuffled(worker));
+        }
+        if phase > Phase::Reduce {
+            game.workers().into_iter().for_each(|worker| game.reduced(worker));
+        }
+        assert_eq!(game.coordinator.phase(), phase);
+        game.tell(Event::LinkClosed { worker: WorkerId(1), cause: "it is gone".into() });
+        let lost = Failure::WorkerLost { worker: WorkerId(1), phase, cause: "it is gone".into() };
+        assert_eq!(game.failure(), &lost);
+        let ended = game.take(|command| matches!(command, Command::End { .. }).then_some(()));
+        assert_eq!(ended.len(), 2, "in {phase}");
+        // What comes later changes nothing.
+        game.tell(Event::Merged { bytes: 0, entries: 0 });
+        assert_eq!(game.failure(), &lost);
+    }
+}
+
+#[test]
+fn a_worker_that_is_silent_for_too_long_is_lost_and_one_that_beats_is_not() {
+    let mut game = Game::new(&[1, 1]);
+    game.begin();
+    game.cut(20);
+    for _ in 0..3 {
+        game.now += Duration::from_secs(9);
+        game.tell(Event::Heard { worker: WorkerId(0) });
+        game.tell(Event::Heard { worker: WorkerId(1) });
+        game.tell(Event::Tick);
+    }
+    assert_eq!(game.coordinator.outcome(), None);
+    game.now += Duration::from_secs(6);
+    game.tell(Event::Heard { worker: WorkerId(0) });
+    game.now += Duration::from_secs(6);
+    game.tell(Event::Tick);
+    assert!(matches!(game.failure(), Failure::WorkerLost { worker: WorkerId(1), phase: Phase::Map, .. }));
+}
+
+#[test]
+fn the_peer_that_cannot_be_reached_is_the_one_that_is_lost() {
+    let mut game = Game::new(&[1, 1]);
+    game.begin();
+    game.map_all(20);
+    let cause = "connection refused".to_owned();
+    game.tell(Event::PeerFailed { worker: WorkerId(0), epoch: EPOCH, peer: WorkerId(1), cause });
+    assert!(matches!(game.failure(), Failure::WorkerLost { worker: WorkerId(1), phase: Phase::Shuffle, .. }));
+}
+
+#[test]
+fn a_failed_execution_names_its_split() {
+    let mut game = Game::new(&[1]);
+    game.begin();
+    game.cut(3);
+    let (worker, split) = game.sent()[1];
+    let cause = "the job panicked".to_owned();
+    game.tell(Event::MapFailed { worker, split: split.id, cause: cause.clone() });
+    assert_eq!(game.failure(), &Failure::ExecutionFailed { worker, split, cause });
+}
+
+#[test]
+fn an_acknowledgement_of_another_epoch_is_refused() {
+    let mut game = Game::new(&[1, 1]);
+    game.begin();
+    game.map_all(20);
+    game.tell(Event::Shuffled { worker: WorkerId(0), epoch: Epoch(0), sent_bytes: 5 });
+    assert!(matches!(game.failure(), Failure::WorkerLost { worker: WorkerId(0), .. }));
+}
+
+#[test]
+fn sizes_shrink_toward_the_end_of_the_input() {
+    let config = Config {
+        worker_threads: vec![2, 2],
+        input_bytes: Some(64 << 20),
+        split_bytes: None,
+        worker_timeout: None,
+    };
+    let (mut coordinator, mut commands) = Coordinator::start(config, Duration::ZERO);
+    for worker in [WorkerId(0), WorkerId(1)] {
+        commands.extend(coordinator.handle(Event::Begun { worker }, Duration::ZERO));
+    }
+    let mut sizes = Vec::new();
+    let (mut offset, total) = (0, 64 << 20);
+    while coordinator.phase() < Phase::Shuffle {
+        let mut next = Vec::new();
+        for command in commands {
+            let event = match command {
+                Command::CutSplit { .. } if offset == total => Event::InputEnded,
+                Command::CutSplit { target_bytes } => {
+                    let length = target_bytes.min(total - offset);
+                    let split = Split { id: SplitId(sizes.len() as u64), file: 0, offset, length };
+                    offset += length;
+                    sizes.push(length);
+                    Event::SplitCut { split }
+                }
+                Command::Map { worker, split } => Event::Mapped { worker, split: split.id, pairs: 0 },
+                _ => continue,
+            };
+            next.extend(coordinator.handle(event, Duration::ZERO));
+        }
+        commands = next;
+    }
+    assert_eq!(sizes.iter().sum::<u64>(), total);
+    assert_eq!(sizes.iter().max(), Some(&MAX_SPLIT_BYTES));
+    let last = &sizes[sizes.len() - 3..];
+    assert!(last.iter().all(|&size| size < MAX_SPLIT_BYTES / 4), "the last splits are small: {last:?}");
+}
