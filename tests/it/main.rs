@@ -1,5 +1,9 @@
 //! Integration tests: one crate, one file per promise.
 
+mod cli;
+mod exact;
 mod harness;
+mod output;
+mod reference;
 mod ssh;
 mod tidy;
