@@ -1,0 +1,199 @@
+//! Show: what `discover` says while it probes: a bar on a terminal, milestone lines elsewhere.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cmd::cli::Console;
+use crate::edge::failure::{HostFailure, Step};
+use crate::edge::site::Listing;
+use crate::edge::sweep::Heard;
+
+/// Time between two milestone lines, at least.
+const MILESTONE: Duration = Duration::from_secs(5);
+
+/// Refused entries of a list that are named one by one.
+const MAX_NAMED: usize = 3;
+
+/// The progress of a sweep.
+pub struct Show<'a> {
+    console: &'a Console,
+    bar: Option<ProgressBar>,
+    wanted: usize,
+    answered: usize,
+    failed: usize,
+    last: Instant,
+}
+
+impl Show<'_> {
+    /// Says what is about to be done.
+    pub fn begin(console: &Console, candidates: usize, wanted: usize) -> Show<'_> {
+        let bar = (console.fancy && !console.quiet).then(|| {
+            let template = "probing {bar:30} {pos}/{len} answered{msg}, {elapsed}";
+            let style =
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let bar = ProgressBar::new(wanted as u64).with_style(style);
+            bar.enable_steady_tick(Duration::from_millis(200));
+            bar
+        });
+        if bar.is_none() {
+            console.say(&format!("probing {candidates} candidates until {wanted} answer"));
+        }
+        Show { console, bar, wanted, answered: 0, failed: 0, last: Instant::now() }
+    }
+
+    /// Takes note of what was heard.
+    pub fn hear(&mut self, heard: &Heard) {
+        match heard {
+            Heard::Answered(name, facts) => {
+                self.answered += 1;
+                self.detail(&format!(
+                    "{name}: {} cores, {} MiB, {}, {}, load {:.2}",
+                    facts.cores,
+                    facts.memory_mib,
+                    facts.arch,
+                    facts.libc,
+                    f64::from(facts.load_percent) / 100.0
+                ));
+            }
+            Heard::Failed(failure) => {
+                self.failed += 1;
+                self.detail(&format!("{}: {}: {:#}", failure.host, reason(failure), failure.cause));
+            }
+            Heard::Paused(wait) => self.detail(&format!("waiting {} s for --ssh-rate", wait.as_secs() + 1)),
+        }
+        self.move_on();
+    }
+
+    /// Takes the bar off the terminal.
+    pub fn end(self) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn move_on(&mut self) {
+        let failed = if self.failed == 0 { String::new() } else { format!(", {} did not", self.failed) };
+        if let Some(bar) = &self.bar {
+            bar.set_position(self.answered as u64);
+            bar.set_message(failed);
+        } else if self.last.elapsed() >= MILESTONE {
+            self.last = Instant::now();
+            self.console.say(&format!("{} of {} answered{failed}", self.answered, self.wanted));
+        }
+    }
+
+    fn detail(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| self.console.detail(line)),
+            None => self.console.detail(line),
+        }
+    }
+}
+
+/// Says what a source lists.
+pub fn listing(console: &Console, listing: &Listing) {
+    if listing.down > 0 {
+        let all = listing.up.len() + listing.down;
+        console.say(&format!("{} of {all} machines are listed as up", listing.up.len()));
+    }
+    for refused in listing.refused.iter().take(MAX_NAMED) {
+        console.note(&format!("skipped {refused}"));
+    }
+    if let Some(more @ 1..) = listing.refused.len().checked_sub(MAX_NAMED) {
+        console.note(&format!("skipped {more} more entries of the list"));
+    }
+}
+
+/// Says what was written.
+pub fn written(console: &Console, found: usize, path: &str, dropped: usize) {
+    let gone = match dropped {
+        0 => String::new(),
+        n => format!("; {n} of an earlier discover dropped"),
+    };
+    console.say(&format!("wrote {} to {path}{gone}", count(found, "host", "hosts")));
+}
+
+/// Counts failures by reason, the most frequent first: `3 did not answer: 2 connection timed out, 1 login refused`.
+pub fn reasons(failures: &[HostFailure]) -> Option<String> {
+    let mut counts: Vec<(usize, &str)> = Vec::new();
+    for failure in failures {
+        let reason = reason(failure);
+        match counts.iter_mut().find(|(_, other)| *other == reason) {
+            Some((count, _)) => *count += 1,
+            None => counts.push((1, reason)),
+        }
+    }
+    counts.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+    let listed: Vec<String> = counts.iter().map(|(count, reason)| format!("{count} {reason}")).collect();
+    (!failures.is_empty()).then(|| format!("{} did not answer: {}", failures.len(), listed.join(", ")))
+}
+
+/// Says what the user can do about a failure that many hosts share.
+pub fn advice(failure: &HostFailure) -> String {
+    let host = &failure.host;
+    match failure.step {
+        Step::Authenticate => format!("--user NAME, or `ssh-add` your key; `ssh {host}` must work"),
+        Step::HostKey => format!("`ssh {host}` tells which line of known_hosts to check"),
+        Step::Resolve => "--suffix with the domain of the hosts, or whole names".into(),
+        Step::Connect => {
+            format!("`ssh {host}`; if it fails, too, a VPN may be missing, or --range can name other rooms")
+        }
+        Step::Configure => "correct ~/.ssh/config".into(),
+        _ => format!("-v to see each cause, and `ssh {host}`"),
+    }
+}
+
+/// A failure in a few words that other hosts may share.
+fn reason(failure: &HostFailure) -> &'static str {
+    let io = failure.cause.chain().find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+    match (failure.step, io) {
+        (Step::Configure, _) => "unusable SSH configuration",
+        (Step::Resolve, _) => "unknown name",
+        (Step::Connect, Some(io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)) => "connection timed out",
+        (Step::Connect, Some(io::ErrorKind::ConnectionRefused)) => "connection refused",
+        (Step::Connect, Some(io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable)) => {
+            "unreachable"
+        }
+        (Step::Connect, _) => "no connection",
+        (Step::Handshake, _) => "no SSH handshake",
+        (Step::HostKey, _) => "changed host key",
+        (Step::Authenticate, _) => "login refused",
+        (Step::Probe, _) => "no facts",
+        _ => "not usable",
+    }
+}
+
+fn count(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+    use crate::edge::failure::HostName;
+
+    fn failure(step: Step, cause: anyhow::Error) -> HostFailure {
+        HostFailure { host: HostName("h".into()), step, cause }
+    }
+
+    #[test]
+    fn failures_are_counted_by_reason() {
+        let io = |kind| anyhow!(io::Error::from(kind)).context("h:22");
+        let failures = [
+            failure(Step::HostKey, anyhow!("x")),
+            failure(Step::Connect, io(io::ErrorKind::TimedOut)),
+            failure(Step::Connect, io(io::ErrorKind::ConnectionRefused)),
+            failure(Step::Connect, io(io::ErrorKind::TimedOut)),
+        ];
+        let told = reasons(&failures).unwrap();
+        assert_eq!(
+            told,
+            "4 did not answer: 2 connection timed out, 1 changed host key, 1 connection refused"
+        );
+        assert_eq!(reasons(&[]), None);
+    }
+}

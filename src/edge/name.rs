@@ -1,0 +1,129 @@
+//! Name: which host names are taken, how short ones are completed, and how remote text is shown.
+//!
+//! Names come from a web page or a file and end up in SSH connections, in files and on a terminal, so only what
+//! the name or address of a machine can look like goes on from here.
+
+use std::net::IpAddr;
+
+use super::table::safe;
+
+/// Longest name that DNS knows, in bytes (RFC 1035, 2.3.4).
+const MAX_NAME_BYTES: usize = 253;
+
+/// Checks that `name` can be the name or the address of a host.
+///
+/// # Errors
+/// Says what is wrong with it, as words that follow the name.
+pub fn check(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() {
+        return Err("is empty");
+    }
+    if name.len() > MAX_NAME_BYTES {
+        return Err("is longer than 253 characters");
+    }
+    if name.parse::<IpAddr>().is_ok() {
+        return Ok(());
+    }
+    if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        return Err("does not start with a letter or a digit");
+    }
+    if !name.bytes().all(is_name_byte) || name.contains("..") {
+        return Err("is no host name: it may hold letters, digits, `-`, `_` and single dots");
+    }
+    Ok(())
+}
+
+/// Checks that `suffix` can complete a short name; an empty one leaves names as they are.
+///
+/// # Errors
+/// Says what is wrong with it, as words that follow the suffix.
+pub fn check_suffix(suffix: &str) -> Result<(), &'static str> {
+    match suffix.strip_prefix('.').unwrap_or(suffix) {
+        "" if suffix.is_empty() => Ok(()),
+        domain => check(domain).map_err(|_| "is no domain such as `.enst.fr`"),
+    }
+}
+
+/// Adds `suffix` to a short name; an address, a name with a dot and `localhost` stay as they are.
+pub fn with_suffix(name: &str, suffix: &str) -> String {
+    let short = !name.contains(['.', ':']) && name != "localhost";
+    match suffix.strip_prefix('.').unwrap_or(suffix) {
+        domain if short && !domain.is_empty() => format!("{name}.{domain}"),
+        _ => name.to_owned(),
+    }
+}
+
+/// Makes text from elsewhere safe for a terminal, cut at `max` characters.
+pub fn printable(text: &str, max: usize) -> String {
+    let text = text.trim();
+    match text.char_indices().nth(max) {
+        Some((cut, _)) => format!("{}...", safe(&text[..cut])),
+        None => safe(text).into_owned(),
+    }
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_names_and_addresses() {
+        for name in
+            ["tp-1a201-05", "tp-ariel", "a_b.enst.fr", "10.0.0.1", "::1", "fe80::1", "localhost", "h."]
+        {
+            assert_eq!(check(name), Ok(()), "{name}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_a_shell_an_option_parser_or_a_terminal_would_misread() {
+        let long = "a".repeat(254);
+        for name in [
+            "",
+            "-oProxyCommand=x",
+            "a b",
+            "a;b",
+            "$(x)",
+            "a\u{1b}[2J",
+            "a\nb",
+            "é",
+            "a/b",
+            "u@h",
+            ".",
+            "a..b",
+            &long,
+        ] {
+            assert!(check(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn completes_short_names_only() {
+        assert_eq!(with_suffix("tp-m1-05", ".enst.fr"), "tp-m1-05.enst.fr");
+        assert_eq!(with_suffix("tp-m1-05", "enst.fr"), "tp-m1-05.enst.fr");
+        assert_eq!(with_suffix("tp-m1-05", ""), "tp-m1-05");
+        for whole in ["tp-m1-05.enst.fr", "10.0.0.1", "::1", "localhost"] {
+            assert_eq!(with_suffix(whole, ".enst.fr"), whole);
+        }
+    }
+
+    #[test]
+    fn checks_suffixes() {
+        for suffix in ["", ".enst.fr", "enst.fr"] {
+            assert_eq!(check_suffix(suffix), Ok(()), "{suffix}");
+        }
+        for suffix in [".", "..fr", ". fr", ".-x"] {
+            assert!(check_suffix(suffix).is_err(), "{suffix}");
+        }
+    }
+
+    #[test]
+    fn shows_remote_text_without_control_characters() {
+        assert_eq!(printable("a\u{1b}[2Jb\nc\u{202e}d", 99), "a\\u{1b}[2Jb\\nc\\u{202e}d");
+        assert_eq!(printable(" abcdef ", 3), "abc...");
+    }
+}
