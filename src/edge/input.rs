@@ -135,7 +135,9 @@ impl SplitSource for Input {
         // Bytes that are overwritten need not be zeroed first.
         into.resize(length, 0);
         input.file.read_exact_at(into, split.offset).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => anyhow::anyhow!("{} became shorter while it was read", input.name),
+            io::ErrorKind::UnexpectedEof => {
+                anyhow::anyhow!("{} became shorter while it was read", input.name)
+            }
             _ => anyhow::Error::from(error)
                 .context(format!("cannot read {} at byte {}", input.name, split.offset)),
         })?;
@@ -334,9 +336,8 @@ mod tests {
         let feeder = std::thread::spawn(move || writer.write_all(written.as_bytes()));
         let spool = tempfile::tempfile().expect("a temporary file");
         let kind = InputKind::Stream(Mutex::new(Some(Box::new(reader))));
-        let stream = Arc::new(Input {
-            files: vec![InputFile { name: "a pipe".into(), file: spool, start: 0, kind }],
-        });
+        let stream =
+            Arc::new(Input { files: vec![InputFile { name: "a pipe".into(), file: spool, start: 0, kind }] });
         assert_eq!(stream.total_bytes(), None);
         assert_eq!(splits(&stream, 50_000), splits(&open(&[&file(text.as_bytes())]), 50_000));
         feeder.join().expect("the feeder ends").expect("all is written");

@@ -103,9 +103,8 @@ pub fn reach(
     role: Role,
     timeout: Duration,
 ) -> anyhow::Result<(Connection, Welcome)> {
-    let mut connection = Tcp
-        .connect(&address.to_string(), timeout)
-        .with_context(|| format!("cannot connect to {address}"))?;
+    let mut connection =
+        Tcp.connect(&address.to_string(), timeout).with_context(|| format!("cannot connect to {address}"))?;
     let key = key.map_or("", |key| key.0.as_str());
     match greet(&mut connection, key, role, timeout) {
         Ok(welcome) => Ok((connection, welcome)),

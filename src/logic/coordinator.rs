@@ -62,31 +62,73 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The worker knows the job.
-    Begun { worker: WorkerId },
+    Begun {
+        worker: WorkerId,
+    },
     /// The input was cut as commanded.
-    SplitCut { split: Split },
+    SplitCut {
+        split: Split,
+    },
     /// The input has no more splits.
     InputEnded,
     /// The input cannot be read, or not be read again as it was.
-    InputFailed { cause: String },
+    InputFailed {
+        cause: String,
+    },
     /// The worker has folded the split.
-    Mapped { worker: WorkerId, split: SplitId, pairs: u64 },
+    Mapped {
+        worker: WorkerId,
+        split: SplitId,
+        pairs: u64,
+    },
     /// The execution failed on the worker.
-    MapFailed { worker: WorkerId, split: SplitId, cause: String },
-    Shuffled { worker: WorkerId, epoch: Epoch, sent_bytes: u64 },
+    MapFailed {
+        worker: WorkerId,
+        split: SplitId,
+        cause: String,
+    },
+    Shuffled {
+        worker: WorkerId,
+        epoch: Epoch,
+        sent_bytes: u64,
+    },
     /// A stream between the worker and its peer broke; the worker itself is well.
-    PeerFailed { worker: WorkerId, epoch: Epoch, peer: WorkerId, cause: String },
-    Reduced { worker: WorkerId, epoch: Epoch, distinct: u64, entries: u64, bytes: u64 },
+    PeerFailed {
+        worker: WorkerId,
+        epoch: Epoch,
+        peer: WorkerId,
+        cause: String,
+    },
+    Reduced {
+        worker: WorkerId,
+        epoch: Epoch,
+        distinct: u64,
+        entries: u64,
+        bytes: u64,
+    },
     /// The result is written and final.
-    Merged { bytes: u64, entries: u64 },
+    Merged {
+        bytes: u64,
+        entries: u64,
+    },
     /// The result cannot be written.
-    OutputFailed { cause: String },
+    OutputFailed {
+        cause: String,
+    },
     /// The worker gives up.
-    Failed { worker: WorkerId, cause: String },
+    Failed {
+        worker: WorkerId,
+        cause: String,
+    },
     /// The link to the worker is gone.
-    LinkClosed { worker: WorkerId, cause: String },
+    LinkClosed {
+        worker: WorkerId,
+        cause: String,
+    },
     /// The worker gave a sign of life.
-    Heard { worker: WorkerId },
+    Heard {
+        worker: WorkerId,
+    },
     /// Time has passed.
     Tick,
     /// The user wants to end.
@@ -97,17 +139,34 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Tell the worker of the job.
-    Begin { worker: WorkerId },
+    Begin {
+        worker: WorkerId,
+    },
     /// Cut the next split, of about so many bytes.
-    CutSplit { target_bytes: u64 },
+    CutSplit {
+        target_bytes: u64,
+    },
     /// Send the split to the worker.
-    Map { worker: WorkerId, split: Split },
-    Shuffle { worker: WorkerId, epoch: Epoch },
-    Reduce { worker: WorkerId, epoch: Epoch },
+    Map {
+        worker: WorkerId,
+        split: Split,
+    },
+    Shuffle {
+        worker: WorkerId,
+        epoch: Epoch,
+    },
+    Reduce {
+        worker: WorkerId,
+        epoch: Epoch,
+    },
     /// Fetch the partitions of all workers and merge them into the output.
-    Merge { epoch: Epoch },
+    Merge {
+        epoch: Epoch,
+    },
     /// The worker is to drop the job.
-    End { worker: WorkerId },
+    End {
+        worker: WorkerId,
+    },
 }
 
 /// How the job ended.
@@ -120,11 +179,23 @@ pub enum Outcome {
 /// Why the job failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    WorkerLost { worker: WorkerId, phase: Phase, cause: String },
+    WorkerLost {
+        worker: WorkerId,
+        phase: Phase,
+        cause: String,
+    },
     /// The job's code, or the worker's resources, failed on this split.
-    ExecutionFailed { worker: WorkerId, split: Split, cause: String },
-    Input { cause: String },
-    Output { cause: String },
+    ExecutionFailed {
+        worker: WorkerId,
+        split: Split,
+        cause: String,
+    },
+    Input {
+        cause: String,
+    },
+    Output {
+        cause: String,
+    },
     Interrupted,
 }
 
@@ -392,7 +463,9 @@ impl Coordinator {
         if matches!(self.phase, Phase::Split | Phase::Map) {
             self.ask_for_splits(commands);
         }
-        if self.phase == Phase::Split && self.all_acknowledged() && (self.input_ended || !self.pending.is_empty())
+        if self.phase == Phase::Split
+            && self.all_acknowledged()
+            && (self.input_ended || !self.pending.is_empty())
         {
             self.enter(Phase::Map, now);
         }
@@ -433,7 +506,8 @@ impl Coordinator {
         if self.input_ended {
             return;
         }
-        let room: usize = self.workers.iter().map(|progress| window(progress.threads) - progress.in_flight.len()).sum();
+        let room: usize =
+            self.workers.iter().map(|progress| window(progress.threads) - progress.in_flight.len()).sum();
         while self.pending.len() + self.cuts_asked < room {
             self.cuts_asked += 1;
             commands.push(Command::CutSplit { target_bytes: self.split_bytes() });

@@ -48,16 +48,30 @@ pub struct Reduced {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Fold the split.
-    Execute { split: SplitId },
+    Execute {
+        split: SplitId,
+    },
     /// Group the tables by partition and send each to its owner.
-    Send { epoch: Epoch },
-    Reduce { epoch: Epoch, top: Option<u64> },
+    Send {
+        epoch: Epoch,
+    },
+    Reduce {
+        epoch: Epoch,
+        top: Option<u64>,
+    },
     /// Send the result, with credit for so many batches.
-    Fetch { epoch: Epoch, credit: u32 },
-    Credit { batches: u32 },
+    Fetch {
+        epoch: Epoch,
+        credit: u32,
+    },
+    Credit {
+        batches: u32,
+    },
     Reply(Reply),
     /// End the job on this worker, for the client or a peer broke the protocol.
-    Refuse { cause: String },
+    Refuse {
+        cause: String,
+    },
 }
 
 /// What the client is told.
@@ -238,10 +252,7 @@ mod tests {
         assert_eq!(worker.handle(split(2)), [Command::Execute { split: SplitId(2) }]);
         assert!(refused(&worker.handle(split(3))), "one over the window");
         let executed = Event::Executed { split: SplitId(1), result: Ok(7) };
-        assert_eq!(
-            worker.handle(executed),
-            [Command::Reply(Reply::Mapped { split: SplitId(1), pairs: 7 })]
-        );
+        assert_eq!(worker.handle(executed), [Command::Reply(Reply::Mapped { split: SplitId(1), pairs: 7 })]);
         assert_eq!(worker.handle(split(3)), [Command::Execute { split: SplitId(3) }]);
     }
 

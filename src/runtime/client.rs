@@ -53,6 +53,27 @@ enum Incoming<V> {
     Answer(WorkerId, Answer<V>),
     Event(Event),
     Merged(Box<dyn Sink<V>>, u64),
+    OutputFailed(std::io::Error),
+}
+
+/// Why there is no result.
+#[derive(Debug)]
+pub struct RunError {
+    pub failure: Failure,
+    /// What the output said, where it failed: callers tell a closed pipe from a full disk by it.
+    pub output: Option<std::io::Error>,
+}
+
+impl From<Failure> for RunError {
+    fn from(failure: Failure) -> Self {
+        Self { failure, output: None }
+    }
+}
+
+impl RunError {
+    fn output(error: std::io::Error) -> Self {
+        Self { failure: Failure::Output { cause: error.to_string() }, output: Some(error) }
+    }
 }
 
 /// Where everybody reports to.
@@ -89,6 +110,7 @@ struct Client<'c, J: Job> {
     sink: Option<Box<dyn Sink<J::Value>>>,
     merged_entries: Arc<AtomicU64>,
     merge_ended: Receiver<()>,
+    output_error: Option<std::io::Error>,
     progress: &'c mut dyn Progress,
 }
 
@@ -104,7 +126,7 @@ pub fn run<J: Job>(
     sink: Box<dyn Sink<J::Value>>,
     stop: &Receiver<()>,
     progress: &mut dyn Progress,
-) -> Result<Report, Failure> {
+) -> Result<Report, RunError> {
     let config = Config {
         worker_threads: links.iter().map(|link| link.threads).collect(),
         input_bytes: spec.input_bytes,
@@ -126,6 +148,7 @@ pub fn run<J: Job>(
         sink: Some(sink),
         merged_entries: Arc::default(),
         merge_ended: never(),
+        output_error: None,
         progress,
     };
     let outcome = client.run(commands, stop);
@@ -174,7 +197,7 @@ impl<J: Job> Client<'_, J> {
         &mut self,
         mut commands: Vec<Command>,
         stop: &Receiver<()>,
-    ) -> Result<(Box<dyn Sink<J::Value>>, u64), Failure> {
+    ) -> Result<(Box<dyn Sink<J::Value>>, u64), RunError> {
         let ticks = tick(TICK);
         let inbox = self.mailbox.inbox.clone();
         let mut shown = None;
@@ -192,7 +215,7 @@ impl<J: Job> Client<'_, J> {
                 (Some(Outcome::Failed(failure)), _) => {
                     let failure = failure.clone();
                     self.abandon_merge();
-                    return Err(failure);
+                    return Err(RunError { failure, output: self.output_error.take() });
                 }
                 (_, kept) => written = kept,
             }
@@ -203,6 +226,11 @@ impl<J: Job> Client<'_, J> {
                     Ok(Incoming::Merged(sink, entries)) => {
                         written = Some((sink, entries));
                         Some(Event::Merged { bytes: 0, entries })
+                    }
+                    Ok(Incoming::OutputFailed(error)) => {
+                        let cause = error.to_string();
+                        self.output_error = Some(error);
+                        Some(Event::OutputFailed { cause })
                     }
                     // The client itself holds a sender.
                     Err(_) => Some(Event::Interrupted),
@@ -309,7 +337,10 @@ impl<J: Job> Client<'_, J> {
                 Ok(Ok(sink)) => Incoming::Merged(sink, entries.load(Ordering::Relaxed)),
                 // The job ended for another reason, which the coordinator knows or will hear.
                 Ok(Err(Broken::Ended)) => Incoming::Event(Event::Tick),
-                Ok(Err(error)) => Incoming::Event(Event::OutputFailed { cause: error.to_string() }),
+                Ok(Err(Broken::Output(error))) => Incoming::OutputFailed(error),
+                Ok(Err(Broken::Malformed(error))) => {
+                    Incoming::Event(Event::OutputFailed { cause: error.to_string() })
+                }
                 Err(cause) => Incoming::Event(Event::OutputFailed { cause }),
             };
             drop(ended);
@@ -355,10 +386,9 @@ impl<J: Job> Client<'_, J> {
     }
 
     /// Makes the output final and sums up.
-    fn finish(self, sink: Box<dyn Sink<J::Value>>, entries: u64) -> Result<Report, Failure> {
+    fn finish(self, sink: Box<dyn Sink<J::Value>>, entries: u64) -> Result<Report, RunError> {
         let before = Instant::now();
-        let output_bytes =
-            sink.finish().map_err(|error| Failure::Output { cause: error.to_string() })?;
+        let output_bytes = sink.finish().map_err(RunError::output)?;
         let finishing = before.elapsed();
         let now = self.spec.began.elapsed();
         let totals = self.coordinator.totals();

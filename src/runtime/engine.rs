@@ -53,7 +53,10 @@ pub(crate) type Executed = Arc<dyn Fn(SplitId, Result<u64, String>) + Send + Syn
 
 impl<V: crate::job::Value> Mappers<V> {
     /// Starts `work.threads` threads.
-    pub(crate) fn start<J: Job<Value = V>>(work: &Arc<Work<J>>, executed: &Executed) -> std::io::Result<Self> {
+    pub(crate) fn start<J: Job<Value = V>>(
+        work: &Arc<Work<J>>,
+        executed: &Executed,
+    ) -> std::io::Result<Self> {
         // The client's window bounds what waits here.
         let (splits, queue) = unbounded();
         let held = Arc::new(AtomicUsize::new(0));
@@ -136,11 +139,19 @@ fn fold_split<J: Job>(
 }
 
 /// Groups the entries of each table by partition, one thread a table.
-pub(crate) fn group<V: Send + Sync>(tables: &[Table<V>], n_partitions: u32) -> Result<Vec<ByPartition>, String> {
+pub(crate) fn group<V: Send + Sync>(
+    tables: &[Table<V>],
+    n_partitions: u32,
+) -> Result<Vec<ByPartition>, String> {
     std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            tables.iter().map(|table| scope.spawn(move || guarded(|| table.by_partition(n_partitions)))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err("a thread ended".into()))).collect()
+        let threads: Vec<_> = tables
+            .iter()
+            .map(|table| scope.spawn(move || guarded(|| table.by_partition(n_partitions))))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| Err("a thread ended".into())))
+            .collect()
     })
 }
 
@@ -192,7 +203,8 @@ pub(crate) fn reduce<J: Job>(
         }
         Ok(())
     })?;
-    let taken = sorted.into_iter().filter_map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner));
+    let taken =
+        sorted.into_iter().filter_map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner));
     Ok(taken.collect())
 }
 
@@ -232,7 +244,8 @@ pub(crate) fn on_all_threads<J: Job>(
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..work.threads.min(n)).map(|_| scope.spawn(share)).collect();
-        let joined = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err("a thread ended".into())));
+        let joined =
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err("a thread ended".into())));
         // All are joined before the first error is returned.
         joined.fold(Ok(()), Result::and)
     })

@@ -34,12 +34,10 @@ pub fn greet(
     timeout: Duration,
 ) -> Result<Welcome, GreetError> {
     let broken = |error: FrameError| match error {
-        FrameError::Io(error)
-            if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
-        {
-            GreetError::Silent(timeout)
+        FrameError::Silent => GreetError::Silent(timeout),
+        FrameError::NotAFrame(_) | FrameError::TooLong { .. } | FrameError::Malformed(_) => {
+            GreetError::Stranger
         }
-        FrameError::NotAFrame(_) | FrameError::TooLong { .. } | FrameError::Malformed(_) => GreetError::Stranger,
         other => GreetError::Broken(other),
     };
     connection.control.set_deadline(timeout).map_err(|error| broken(error.into()))?;

@@ -78,8 +78,12 @@ pub enum Answer<V> {
     /// The worker's sorted partitions, where it runs in the same process.
     Sorted(Vec<Sorted<V>>),
     /// The split could not be read; it was not sent.
-    Unread { cause: String },
-    Closed { cause: String },
+    Unread {
+        cause: String,
+    },
+    Closed {
+        cause: String,
+    },
 }
 
 /// The client's end of a link. Dropping it ends the job on the worker.

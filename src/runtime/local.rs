@@ -56,15 +56,19 @@ pub fn start_local<J: Job>(
             told(Answer::Closed { cause: format!("cannot start a thread: {error}") });
         }
     })?;
-    Ok(Link { name: "in-process".into(), threads: threads as u32, address: String::new(), orders, control: None })
+    Ok(Link {
+        name: "in-process".into(),
+        threads: threads as u32,
+        address: String::new(),
+        orders,
+        control: None,
+    })
 }
 
 /// Makes an order what the worker's loop takes; `None` for the end.
 fn translate<V>(order: Order, source: &Arc<dyn SplitSource>) -> Option<Input<V>> {
     Some(match order {
-        Order::Map(split) => {
-            Input::Split(split.id, super::engine::SplitData::Stored(split, source.clone()))
-        }
+        Order::Map(split) => Input::Split(split.id, super::engine::SplitData::Stored(split, source.clone())),
         Order::Shuffle { epoch, routes } => Input::Shuffle { epoch, routes },
         Order::Reduce { epoch, top } => Input::Happened(Event::Reduce { epoch, top }),
         Order::Fetch { epoch, credit } => Input::Happened(Event::Fetch { epoch, credit }),

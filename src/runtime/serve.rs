@@ -16,8 +16,8 @@ use crate::logic::ids::{Epoch, JobId, WorkerId};
 use crate::logic::worker::Event;
 use crate::wire::frame::{FrameError, Kind, MAX_PAYLOAD_BYTES, read_frame, write_frame};
 use crate::wire::message::{
-    Begin, FromWorker, Greeting, Hello, MAGIC, PROTOCOL, Role, ToWorker, Welcome, decode_message, decode_split,
-    read_message, write_message,
+    Begin, FromWorker, Greeting, Hello, MAGIC, PROTOCOL, Role, ToWorker, Welcome, decode_message,
+    decode_split, read_message, write_message,
 };
 
 use super::engine::SplitData;

@@ -306,4 +306,3 @@ fn message(reply: Reply) -> FromWorker {
 pub(crate) fn inputs<V>() -> (Sender<Input<V>>, Receiver<Input<V>>) {
     unbounded()
 }
-

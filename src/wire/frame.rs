@@ -60,6 +60,8 @@ pub enum FrameError {
     TooLong { length: usize, limit: usize },
     #[error("the connection ended in the middle of a conversation")]
     Torn,
+    #[error("nothing came, or went, for longer than the deadline")]
+    Silent,
     #[error("what arrived is not a frame (kind {0})")]
     NotAFrame(u8),
     #[error("a frame of kind {0:?} does not belong here")]
@@ -73,7 +75,10 @@ pub enum FrameError {
 impl From<io::Error> for FrameError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::Torn,
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                Self::Torn
+            }
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::Silent,
             _ => Self::Io(error),
         }
     }
@@ -86,7 +91,10 @@ impl From<io::Error> for FrameError {
 pub fn write_frame(to: &mut impl Write, kind: Kind, parts: &[&[u8]]) -> io::Result<()> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     if length > MAX_PAYLOAD_BYTES {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a frame of {length} bytes is too long")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("a frame of {length} bytes is too long"),
+        ));
     }
     let mut header = [0u8; HEADER_BYTES];
     header[..4].copy_from_slice(&(length as u32).to_le_bytes());
@@ -103,7 +111,11 @@ pub fn write_frame(to: &mut impl Write, kind: Kind, parts: &[&[u8]]) -> io::Resu
 /// # Errors
 /// `TooLong` before any allocation; `Torn` if the stream stops inside a frame *or without an end frame*, so a dead
 /// peer is never mistaken for a finished one.
-pub fn read_frame(from: &mut impl Read, payload: &mut Vec<u8>, limit: usize) -> Result<Option<Kind>, FrameError> {
+pub fn read_frame(
+    from: &mut impl Read,
+    payload: &mut Vec<u8>,
+    limit: usize,
+) -> Result<Option<Kind>, FrameError> {
     let mut header = [0u8; HEADER_BYTES];
     from.read_exact(&mut header)?;
     let kind = Kind::of(header[4]).ok_or(FrameError::NotAFrame(header[4]))?;

@@ -71,13 +71,24 @@ pub struct Welcome {
 pub enum ToWorker {
     Begin(Begin),
     /// All splits are mapped: move the tables to their reducers.
-    Shuffle { epoch: Epoch, routes: Routes },
+    Shuffle {
+        epoch: Epoch,
+        routes: Routes,
+    },
     /// All streams have arrived: fold and sort. With `top`, only so many entries will be fetched.
-    Reduce { epoch: Epoch, top: Option<u64> },
+    Reduce {
+        epoch: Epoch,
+        top: Option<u64>,
+    },
     /// Send the result, no more batches than there is credit for.
-    Fetch { epoch: Epoch, credit: u32 },
+    Fetch {
+        epoch: Epoch,
+        credit: u32,
+    },
     /// So many more batches may be sent.
-    Credit { batches: u32 },
+    Credit {
+        batches: u32,
+    },
     /// The client lives.
     Beat,
 }
