@@ -50,12 +50,17 @@ impl Job for WordCount {
         Ok(Self { tokenizer: Tokenizer::new(params.tokens, params.ignore_case) })
     }
 
+    #[inline]
     fn map(&self, split: &[u8], emit: &mut impl FnMut(&[u8], u64)) {
         self.tokenizer.for_each(split, |word| emit(word, 1));
     }
 
+    /// Adds up to the largest count and no further. No text has so many words, but a count may come from a broken
+    /// peer, which must neither panic nor turn a large count into a small one; and a limited sum is still commutative
+    /// and associative.
+    #[inline]
     fn combine(&self, into: &mut u64, other: u64) {
-        *into += other;
+        *into = into.saturating_add(other);
     }
 
     fn is_boundary(&self, byte: u8) -> bool {
@@ -64,5 +69,70 @@ impl Job for WordCount {
 
     fn compare(&self, a: (&[u8], &u64), b: (&[u8], &u64)) -> Ordering {
         b.1.cmp(a.1).then_with(|| a.0.cmp(b.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn job(tokens: Tokens, ignore_case: bool) -> WordCount {
+        WordCount::new(Params { tokens, ignore_case }).expect("all parameters are valid")
+    }
+
+    /// Returns the result of `job` on `splits`, as text.
+    fn count(job: &WordCount, splits: &[&str]) -> String {
+        let mut counts: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
+        for split in splits {
+            job.map(split.as_bytes(), &mut |word, value| {
+                job.combine(counts.entry(word.to_vec()).or_default(), value);
+            });
+        }
+        let mut counts: Vec<_> = counts.into_iter().collect();
+        counts.sort_by(|a, b| job.compare((&a.0, &a.1), (&b.0, &b.1)));
+        let lines = counts.iter().map(|(word, n)| format!("{}={n}", String::from_utf8_lossy(word)));
+        lines.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn counts_most_frequent_first_then_by_bytes() {
+        let text = "b a c B a, z é";
+        assert_eq!(count(&job(Tokens::Word, false), &[text]), "a=2 B=1 b=1 c=1 z=1 é=1");
+        assert_eq!(count(&job(Tokens::Word, true), &[text]), "a=2 b=2 c=1 z=1 é=1");
+        assert_eq!(count(&job(Tokens::Whitespace, false), &[text]), "B=1 a=1 a,=1 b=1 c=1 z=1 é=1");
+    }
+
+    #[test]
+    fn a_text_without_words_counts_nothing() {
+        assert_eq!(count(&job(Tokens::Word, false), &["", " \n", "--"]), "");
+    }
+
+    #[test]
+    fn splits_end_where_no_word_can_stand() {
+        let words = job(Tokens::Word, false);
+        let visible = job(Tokens::Whitespace, false);
+        for byte in 0..=0xff {
+            if words.is_boundary(byte) || visible.is_boundary(byte) {
+                assert!(byte.is_ascii());
+            }
+            assert!(
+                words.is_boundary(byte) || !visible.is_boundary(byte),
+                "white space separates words, too"
+            );
+        }
+        assert!(words.is_boundary(b'-') && !visible.is_boundary(b'-') && !words.is_boundary(b'_'));
+        assert_eq!(count(&words, &["one two-", "two\n", "one"]), count(&words, &["one two-two\none"]));
+    }
+
+    #[test]
+    fn counts_never_wrap() {
+        let job = job(Tokens::Word, false);
+        let mut count = u64::MAX - 1;
+        job.combine(&mut count, 1);
+        assert_eq!(count, u64::MAX);
+        job.combine(&mut count, u64::MAX);
+        assert_eq!(count, u64::MAX);
     }
 }

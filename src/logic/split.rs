@@ -1,10 +1,7 @@
 //! Split: where the input may be cut.
-
-/// Returns the end of the shortest prefix of `text` that ends right after a boundary byte at or after index `from`.
-pub fn first_cut(text: &[u8], from: usize, is_boundary: impl Fn(u8) -> bool) -> Option<usize> {
-    let tail = text.get(from..)?;
-    tail.iter().position(|&byte| is_boundary(byte)).map(|at| from + at + 1)
-}
+//!
+//! Invariant: a cut stands right after a boundary byte, so that no record crosses it; a split is never shorter than
+//! its target, unless the text ends first, and never longer than the next boundary makes it.
 
 use super::ids::SplitId;
 
@@ -18,4 +15,94 @@ pub struct Split {
     pub offset: u64,
     /// Length in bytes; never zero.
     pub length: u64,
+}
+
+/// Returns the end of the shortest prefix of `text` that ends right after a boundary byte at or after index `from`.
+///
+/// A split of at least `target` bytes is had with `from = target - 1`. Where there is no such boundary yet, a reader
+/// goes on with `from = text.len()` of now, once more of the text has come, so that no byte is looked at twice.
+pub fn first_cut(text: &[u8], from: usize, is_boundary: impl Fn(u8) -> bool) -> Option<usize> {
+    let tail = text.get(from..)?;
+    tail.iter().position(|&byte| is_boundary(byte)).map(|at| from + at + 1)
+}
+
+/// Cuts a text that is in memory as a whole into its splits: each ends right after the first boundary that gives it
+/// at least `target` bytes (a target of zero counts as one byte), the last one with the text.
+pub fn splits(text: &[u8], target: usize, is_boundary: impl Fn(u8) -> bool) -> impl Iterator<Item = &[u8]> {
+    let from = target.max(1) - 1;
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let end = first_cut(rest, from, &is_boundary).unwrap_or(rest.len());
+        let (split, tail) = rest.split_at(end);
+        rest = tail;
+        Some(split)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
+
+    use super::*;
+
+    fn newline(byte: u8) -> bool {
+        byte == b'\n'
+    }
+
+    fn assert_splits(text: &str, target: usize, expected: &[&str]) {
+        let splits: Vec<&[u8]> = splits(text.as_bytes(), target, newline).collect();
+        assert_eq!(splits, expected.iter().map(|split| split.as_bytes()).collect::<Vec<_>>(), "{target}");
+    }
+
+    #[test]
+    fn cuts_after_the_first_boundary_from_an_index_on() {
+        let text = b"one\ntwo\n";
+        assert_eq!(first_cut(text, 0, newline), Some(4));
+        assert_eq!(first_cut(text, 3, newline), Some(4), "the boundary may stand at the index itself");
+        assert_eq!(first_cut(text, 4, newline), Some(8));
+        assert_eq!(first_cut(text, 7, newline), Some(8));
+        assert_eq!(first_cut(text, 8, newline), None);
+        assert_eq!(first_cut(text, 9, newline), None, "an index past the end is no error");
+        assert_eq!(first_cut(b"", 0, newline), None);
+        assert_eq!(first_cut(b"none", 0, newline), None);
+    }
+
+    #[test]
+    fn splits_reach_their_target_and_no_further_than_a_boundary() {
+        assert_splits("", 3, &[]);
+        assert_splits("a\nbb\nccc\n", 0, &["a\n", "bb\n", "ccc\n"]);
+        assert_splits("a\nbb\nccc\n", 1, &["a\n", "bb\n", "ccc\n"]);
+        assert_splits("a\nbb\nccc\n", 2, &["a\n", "bb\n", "ccc\n"]);
+        assert_splits("a\nbb\nccc\n", 3, &["a\nbb\n", "ccc\n"]);
+        assert_splits("a\nbb\nccc\n", 100, &["a\nbb\nccc\n"]);
+        assert_splits("a\nno final newline", 1, &["a\n", "no final newline"]);
+        assert_splits("no boundary at all", 1, &["no boundary at all"]);
+        assert_splits("\n\n\n", 1, &["\n", "\n", "\n"]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None, rng_seed: RngSeed::Fixed(2), ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn splits_cover_each_byte_once(text in "[a-c\n]{0,80}", target in 0usize..100) {
+            let all: Vec<&[u8]> = splits(text.as_bytes(), target, newline).collect();
+            prop_assert_eq!(all.concat(), text.as_bytes());
+            let (last, before) = match all.split_last() {
+                Some(both) => both,
+                None => return Ok(()),
+            };
+            prop_assert!(!last.is_empty());
+            for split in before {
+                prop_assert!(split.len() >= target && split.ends_with(b"\n"));
+                let least = target.max(1) - 1;
+                prop_assert!(!split[least..split.len() - 1].contains(&b'\n'), "a boundary was passed over");
+            }
+        }
+    }
 }

@@ -1,12 +1,20 @@
 //! Table: key -> value, the fold of a map task; open addressing over an arena of keys.
+//!
+//! Three parts: small *slots*, probed one after the other from where the low bits of the hash point; *entries*, in the
+//! order of their keys' first appearance; and the *keys*, one after the other. Entries keep the whole hash, so growing
+//! reads neither keys nor old slots, and a slot keeps some bits of it, so a probe seldom reads a wrong entry.
+//!
+//! Invariant: a key stands in one entry, and each entry's number in one slot.
 
-use std::ops::Range;
-
-use super::partition::Partition;
+use super::partition::{Partition, partition_of};
 
 /// Keys with their hashes and folded values.
 pub struct Table<V> {
-    entries: Vec<V>,
+    /// Zero where free, else the tag of a hash and, below it, an entry's number plus one. Their number is a power of
+    /// two, or zero in a new table.
+    slots: Vec<u64>,
+    entries: Vec<Stored<V>>,
+    keys: Vec<u8>,
 }
 
 /// One key of a table.
@@ -19,13 +27,36 @@ pub struct Entry<'t, V> {
 impl<V> Table<V> {
     /// Returns an empty table, which holds no memory yet.
     pub fn new() -> Self {
-        todo!()
+        Self { slots: Vec::new(), entries: Vec::new(), keys: Vec::new() }
     }
 
     /// Folds `value` into the value of `key`, whose hash is `hash`.
+    ///
+    /// # Panics
+    /// If the table holds 3 * 2^38 keys already. Slots and entries alone would fill 25 TiB, so memory ends before.
+    #[inline]
     pub fn fold(&mut self, hash: u64, key: &[u8], value: V, combine: impl FnOnce(&mut V, V)) {
-        let _ = (hash, key, value, combine);
-        todo!()
+        if self.entries.len() >= self.slots.len() / 4 * 3 {
+            self.grow();
+        }
+        let mask = self.slots.len() - 1;
+        let mut at = hash as usize & mask;
+        loop {
+            let slot = self.slots[at];
+            if slot == FREE {
+                self.slots[at] = slot_of(hash, self.entries.len());
+                self.push(hash, key, value);
+                return;
+            }
+            if has_tag(slot, hash) {
+                let entry = &mut self.entries[number_of(slot)];
+                if entry.hash == hash && same(key_of(&self.keys, entry), key) {
+                    combine(&mut entry.value, value);
+                    return;
+                }
+            }
+            at = (at + 1) & mask;
+        }
     }
 
     /// Returns the number of distinct keys.
@@ -34,42 +65,307 @@ impl<V> Table<V> {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.entries.is_empty()
     }
 
     /// Returns the entry at `index`, in `0..len()`, in the order of their first appearance.
-    pub fn entry(&self, index: u32) -> Entry<'_, V> {
-        let _ = index;
-        todo!()
+    ///
+    /// # Panics
+    /// If there is no such entry: indexes come from [`Table::by_partition`].
+    pub fn entry(&self, index: usize) -> Entry<'_, V> {
+        self.view(&self.entries[index])
     }
 
     /// Returns all entries, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = Entry<'_, V>> {
-        (0..self.len() as u32).map(|index| self.entry(index))
+        self.entries.iter().map(|stored| self.view(stored))
     }
 
-    /// Returns the bytes of memory that the table holds.
+    /// Returns the bytes of memory that the table holds, without what values own elsewhere.
     pub fn memory_bytes(&self) -> usize {
-        todo!()
+        size_of_val(self.slots.as_slice())
+            + self.entries.capacity() * size_of::<Stored<V>>()
+            + self.keys.capacity()
     }
 
     /// Groups the entries by partition, in one pass (a counting sort of their indexes).
     pub fn by_partition(&self, n_partitions: u32) -> ByPartition {
-        let _ = n_partitions;
-        todo!()
+        let partition = |stored: &Stored<V>| partition_of(stored.hash, n_partitions).0 as usize;
+        // Where each partition starts, moved up by one place: filling a partition moves its start to the next one's.
+        let mut starts = vec![0; n_partitions as usize + 2];
+        for stored in &self.entries {
+            starts[partition(stored) + 2] += 1;
+        }
+        for at in 2..starts.len() {
+            starts[at] += starts[at - 1];
+        }
+        let mut indexes = vec![0; self.entries.len()];
+        for (index, stored) in self.entries.iter().enumerate() {
+            let next = &mut starts[partition(stored) + 1];
+            indexes[*next] = index;
+            *next += 1;
+        }
+        ByPartition { indexes, starts }
+    }
+
+    fn view<'t>(&'t self, stored: &'t Stored<V>) -> Entry<'t, V> {
+        Entry { hash: stored.hash, key: key_of(&self.keys, stored), value: &stored.value }
+    }
+
+    fn push(&mut self, hash: u64, key: &[u8], value: V) {
+        let stored = Stored { hash, key_start: self.keys.len(), key_len: key.len(), value };
+        self.keys.extend_from_slice(key);
+        self.entries.push(stored);
+    }
+
+    /// Doubles the slots.
+    #[cold]
+    fn grow(&mut self) {
+        let n_slots = (self.slots.len() * 2).max(FIRST_SLOTS);
+        assert!(n_slots as u64 <= MAX_SLOTS, "a table of so many keys does not fit any memory");
+        // The old ones are of no more use; they go first, so that both are never held at the same time.
+        self.slots = Vec::new();
+        self.slots = vec![FREE; n_slots];
+        let mask = n_slots - 1;
+        for (number, entry) in self.entries.iter().enumerate() {
+            let mut at = entry.hash as usize & mask;
+            while self.slots[at] != FREE {
+                at = (at + 1) & mask;
+            }
+            self.slots[at] = slot_of(entry.hash, number);
+        }
+    }
+}
+
+impl<V> Default for Table<V> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
 /// Indexes of a table's entries, grouped by the partition of their keys.
 pub struct ByPartition {
-    indexes: Vec<u32>,
-    starts: Vec<u32>,
+    indexes: Vec<usize>,
+    starts: Vec<usize>,
 }
 
 impl ByPartition {
-    /// Returns the indexes of the entries of `partition`.
-    pub fn entries(&self, partition: Partition) -> &[u32] {
-        let Range { start, end } = self.starts[partition.0 as usize]..self.starts[partition.0 as usize + 1];
-        &self.indexes[start as usize..end as usize]
+    /// Returns the indexes of the entries of `partition`, in the order of their first appearance.
+    ///
+    /// # Panics
+    /// If there is no such partition.
+    pub fn entries(&self, partition: Partition) -> &[usize] {
+        let at = partition.0 as usize;
+        &self.indexes[self.starts[at]..self.starts[at + 1]]
+    }
+}
+
+/// What an entry is made of; 32 bytes for a count.
+struct Stored<V> {
+    hash: u64,
+    key_start: usize,
+    key_len: usize,
+    value: V,
+}
+
+/// Slots of a table with its first key: 8 KiB, which is nothing beside a split.
+const FIRST_SLOTS: usize = 1024;
+
+const FREE: u64 = 0;
+
+/// Bits of a slot that hold an entry's number plus one. The 24 above them are the tag: those of the hash in the same
+/// place. The keys of one reducer's table share some of them (see `partition_of`), yet with a thousand partitions
+/// 14 are left.
+const NUMBER_BITS: u32 = 40;
+const NUMBER_MASK: u64 = (1 << NUMBER_BITS) - 1;
+
+/// Slots of the largest table: each entry's number plus one fits its bits, for some slots are always free.
+const MAX_SLOTS: u64 = 1 << NUMBER_BITS;
+
+#[inline]
+fn slot_of(hash: u64, number: usize) -> u64 {
+    hash & !NUMBER_MASK | (number as u64 + 1)
+}
+
+#[inline]
+fn has_tag(slot: u64, hash: u64) -> bool {
+    (slot ^ hash) >> NUMBER_BITS == 0
+}
+
+#[inline]
+fn number_of(slot: u64) -> usize {
+    (slot & NUMBER_MASK) as usize - 1
+}
+
+#[inline]
+fn key_of<'k, V>(keys: &'k [u8], stored: &Stored<V>) -> &'k [u8] {
+    &keys[stored.key_start..stored.key_start + stored.key_len]
+}
+
+/// Tells whether two keys are the same. Most are short: one or two words, which may overlap, instead of a call.
+#[inline]
+fn same(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    match a.len() {
+        0 => true,
+        1..4 => a[0] == b[0] && a[a.len() / 2] == b[b.len() / 2] && a[a.len() - 1] == b[b.len() - 1],
+        4..8 => a.first_chunk::<4>() == b.first_chunk() && a.last_chunk::<4>() == b.last_chunk(),
+        8..=16 => a.first_chunk::<8>() == b.first_chunk() && a.last_chunk::<8>() == b.last_chunk(),
+        _ => a == b,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
+
+    use super::super::partition::{Seed, hash};
+    use super::*;
+
+    const SEED: Seed = Seed([3, 5]);
+
+    fn add(into: &mut u64, other: u64) {
+        *into += other;
+    }
+
+    /// Folds `pairs` under the hashes that `hash` gives, and asserts that the table is a map of them.
+    fn assert_map(pairs: &[(Vec<u8>, u64)], hash: impl Fn(&[u8]) -> u64) -> Table<u64> {
+        let mut table = Table::new();
+        let mut map: HashMap<&[u8], u64> = HashMap::new();
+        let mut order: Vec<&[u8]> = Vec::new();
+        for (key, value) in pairs {
+            table.fold(hash(key), key, *value, add);
+            *map.entry(key).or_insert_with(|| {
+                order.push(key);
+                0
+            }) += value;
+        }
+        assert_eq!(table.len(), map.len());
+        assert_eq!(table.is_empty(), map.is_empty());
+        assert!(table.iter().map(|entry| entry.key).eq(order), "entries stand in the order of appearance");
+        for (index, entry) in table.iter().enumerate() {
+            assert_eq!(map.get(entry.key), Some(entry.value), "{:?}", entry.key);
+            assert_eq!(entry.hash, hash(entry.key));
+            assert_eq!(table.entry(index).key, entry.key);
+        }
+        table
+    }
+
+    fn numbered(n_keys: usize, n_pairs: usize) -> Vec<(Vec<u8>, u64)> {
+        (0..n_pairs).map(|n| (format!("key-{}", n * 7919 % n_keys).into_bytes(), n as u64)).collect()
+    }
+
+    #[test]
+    fn a_new_table_holds_nothing() {
+        let table = Table::<u64>::new();
+        assert_eq!((table.len(), table.memory_bytes()), (0, 0));
+        assert!(table.is_empty() && table.iter().next().is_none());
+        assert!(table.by_partition(3).entries(Partition(2)).is_empty());
+    }
+
+    #[test]
+    fn folds_while_it_grows() {
+        let table = assert_map(&numbered(100_000, 300_000), |key| hash(SEED, key));
+        assert_eq!(table.len(), 100_000);
+        let least = 100_000 * (size_of::<Stored<u64>>() + "key-00000".len());
+        assert!((least..4 * least).contains(&table.memory_bytes()), "{}", table.memory_bytes());
+    }
+
+    #[test]
+    fn keys_with_one_hash_stay_apart() {
+        for same in [0, 1, u64::MAX, 0x8000_0000_0000_0001] {
+            assert_map(&numbered(1500, 4000), |_| same);
+        }
+    }
+
+    #[test]
+    fn hashes_that_differ_in_few_bits_stay_apart() {
+        // One slot for all, and one tag, or one of few: the bits between the two differ.
+        assert_map(&numbered(900, 3000), |key| (hash(SEED, key) >> 50) << 20);
+        assert_map(&numbered(900, 3000), |key| hash(SEED, key) & 3 << 40);
+        // All begin in the last slots, and run over the end of the table.
+        assert_map(&numbered(700, 3000), |key| hash(SEED, key) | 0xf_ffff);
+    }
+
+    #[test]
+    fn keys_of_every_length_are_told_apart_at_every_byte() {
+        let mut pairs = Vec::new();
+        for len in 0..40 {
+            pairs.push((vec![0; len], 1));
+            for at in 0..len {
+                let mut key = vec![0; len];
+                key[at] = 1;
+                pairs.push((key, 1));
+            }
+        }
+        pairs.extend(pairs.clone());
+        let table = assert_map(&pairs, |key| key.len() as u64 % 2);
+        assert!(table.iter().all(|entry| *entry.value == 2));
+    }
+
+    #[test]
+    fn giant_keys_are_keys() {
+        let giant = vec![b'x'; 64 << 20];
+        let mut other = giant.clone();
+        other[32 << 20] = b'y';
+        let mut table = Table::new();
+        for key in [&giant, &other, &Vec::new(), &giant, &giant] {
+            table.fold(hash(SEED, key), key, 1, add);
+        }
+        assert!(table.iter().map(|entry| (entry.key.len(), *entry.value)).eq([
+            (64 << 20, 3),
+            (64 << 20, 1),
+            (0, 1)
+        ]));
+    }
+
+    #[test]
+    fn values_of_any_type_are_folded_in_order() {
+        let mut table: Table<Vec<usize>> = Table::new();
+        for number in 0..5000 {
+            let key = [(number % 7) as u8];
+            table.fold(hash(SEED, &key), &key, vec![number], |into, other| into.extend(other));
+        }
+        for entry in table.iter() {
+            let expected: Vec<usize> = (0..5000).filter(|n| (n % 7) as u8 == entry.key[0]).collect();
+            assert_eq!(*entry.value, expected);
+        }
+    }
+
+    #[test]
+    fn partitions_hold_each_entry_once() {
+        let table = assert_map(&numbered(5000, 5000), |key| hash(SEED, key));
+        for n_partitions in [1, 2, 3, 16, 1000, 20_000] {
+            let groups = table.by_partition(n_partitions);
+            let mut seen = vec![0; table.len()];
+            for partition in (0..n_partitions).map(Partition) {
+                let indexes = groups.entries(partition);
+                assert!(indexes.is_sorted());
+                for &index in indexes {
+                    seen[index] += 1;
+                    assert_eq!(partition_of(table.entry(index).hash, n_partitions), partition);
+                }
+            }
+            assert!(seen.iter().all(|&times| times == 1), "{n_partitions} partitions");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None, rng_seed: RngSeed::Fixed(4), ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn a_table_is_a_map(
+            pairs in prop::collection::vec((prop::collection::vec(0u8..3, 0..20), 0u64..9), 0..2000),
+            hash_bits in prop_oneof![Just(0u64), Just(7), Just(u64::MAX), any::<u64>()],
+        ) {
+            assert_map(&pairs, |key| hash(SEED, key) & hash_bits);
+        }
     }
 }
