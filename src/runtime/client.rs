@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, never, select, tick, unbounded};
+use crossbeam_channel::{Receiver, Sender, after, bounded, never, select, tick, unbounded};
 
 use crate::job::{Job, Value};
 use crate::logic::coordinator::{Command, Config, Coordinator, Event, Failure, Outcome, Phase};
@@ -43,6 +43,9 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Events that may wait for the loop. Who puts them in waits when it is full; the loop itself never waits for them.
 const INBOX_EVENTS: usize = 1024;
+
+/// How long to wait until the workers are told of the end. One that is gone is told nothing.
+const END_GRACE: Duration = Duration::from_millis(500);
 
 /// How long to wait for the merge to notice that the job is over. It notices at once, unless it is writing to a pipe
 /// that nobody reads.
@@ -153,6 +156,7 @@ pub fn run<J: Job>(
     };
     let outcome = client.run(commands, stop);
     client.progress.finish();
+    client.end_links();
     outcome.and_then(|(sink, entries)| client.finish(sink, entries))
 }
 
@@ -373,6 +377,19 @@ impl<J: Job> Client<'_, J> {
             self.order(WorkerId(index as u32), Order::Fetch { epoch, credit: CREDIT_BATCHES });
         }
         Streams::Pieces(streams)
+    }
+
+    /// Waits until the workers have been told that the job is over, for what is told by a process that ends is lost.
+    fn end_links(&self) {
+        if !self.spec.local {
+            let patience = after(END_GRACE);
+            for link in &self.links {
+                select! {
+                    recv(link.written) -> _ => {}
+                    recv(patience) -> _ => return,
+                }
+            }
+        }
     }
 
     /// Has the merge end, and waits until its half-written file is gone.

@@ -4,7 +4,7 @@ use std::io::{self, BufReader, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use crate::job::Value;
 use crate::logic::ids::{Epoch, WorkerId};
@@ -94,7 +94,8 @@ pub struct Link {
     pub address: String,
     /// Never full: splits in flight are bounded by the window, and the other orders are few.
     pub orders: Sender<Order>,
-    pub control: Option<Arc<dyn Control>>,
+    /// Loses its sender once the last order is written.
+    pub written: Receiver<()>,
 }
 
 /// Takes what is heard; `false` if nobody listens any more.
@@ -123,14 +124,15 @@ pub fn connect_link<V: Value>(
     let Connection { reader, writer, control, .. } = connection;
     let [heard, unread] = listeners;
     spawn(format!("mr:read:{name}"), move || read_answers(worker, reader, &heard))?;
-    let closer = control.clone();
+    let (writing, written) = bounded(0);
     spawn(format!("mr:write:{name}"), move || {
         if let Err(cause) = write_orders(writer, &inbox, source.as_ref()) {
             unread(worker, cause);
         }
-        closer.close();
+        control.close();
+        drop(writing);
     })?;
-    Ok(Link { name: name.to_owned(), threads, address, orders, control: Some(control) })
+    Ok(Link { name: name.to_owned(), threads, address, orders, written })
 }
 
 /// Turns frames into answers until the connection ends or nobody listens.

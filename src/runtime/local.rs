@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crossbeam_channel::never;
+
 use crate::job::Job;
 use crate::logic::ids::WorkerId;
 use crate::logic::worker::Event;
@@ -61,7 +63,7 @@ pub fn start_local<J: Job>(
         threads: threads as u32,
         address: String::new(),
         orders,
-        control: None,
+        written: never(),
     })
 }
 

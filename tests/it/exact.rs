@@ -250,5 +250,11 @@ proptest! {
 
 /// Bytes among which words, separators and broken characters are all frequent.
 fn any_byte() -> impl Strategy<Value = u8> {
-    prop_oneof![Just(b' '), Just(b'\n'), b'a'..=b'e', any::<u8>(), prop::sample::select(vec![0xc3, 0xa9, 0xe2, 0x80])]
+    prop_oneof![
+        Just(b' '),
+        Just(b'\n'),
+        b'a'..=b'e',
+        any::<u8>(),
+        prop::sample::select(vec![0xc3, 0xa9, 0xe2, 0x80])
+    ]
 }

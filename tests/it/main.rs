@@ -7,3 +7,4 @@ mod output;
 mod reference;
 mod ssh;
 mod tidy;
+mod words;
