@@ -8,5 +8,6 @@ pub mod net;
 pub mod output;
 pub mod probe;
 pub mod progress;
+pub mod sanitize;
 pub mod site;
 pub mod ssh;
