@@ -2,7 +2,7 @@
 
 mod show;
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,6 +29,9 @@ const MIN_FETCH: Duration = Duration::from_secs(15);
 /// Steps of a probe that `--timeout` bounds one by one: resolving, connecting, the handshake, logging in with a few
 /// keys, the script.
 const STEPS: u32 = 6;
+
+/// How long the user may take to type a password, while the probes wait.
+const TYPING: Duration = Duration::from_secs(180);
 
 /// Where candidates come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +86,7 @@ pub fn discover_over(
         wanted: options.wanted,
         parallel: options.parallel,
         rate: options.ssh_rate,
-        patience: options.timeout.saturating_mul(STEPS),
+        patience: patience(options.timeout),
     };
     let mut show = Show::begin(console, candidates.len(), options.wanted);
     let deadline = options.timeout;
@@ -131,6 +134,12 @@ fn candidates(listing: &Listing, options: &DiscoverOptions, file: &HostsFile) ->
         }
     }
     hosts
+}
+
+/// How long one probe may take in all. Each step of it has a bound of its own; this is for what none of them covers.
+fn patience(timeout: Duration) -> Duration {
+    let typing = if io::stdin().is_terminal() { TYPING } else { Duration::ZERO };
+    timeout.saturating_mul(STEPS).saturating_add(typing)
 }
 
 /// Records what was found, and returns how many earlier finds were dropped. Where nothing was found, the file is left

@@ -24,6 +24,9 @@ const MAX_REFUSED_LOGINS: usize = 8;
 /// not answer though they are said to be up, and each takes a whole deadline to show it.
 const MIN_SPARES: usize = 2;
 
+/// Longest time between two looks: adding it to the clock cannot overflow.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
+
 /// How a sweep is made.
 #[derive(Clone, Debug)]
 pub struct SweepOptions {
@@ -195,8 +198,9 @@ impl<P: Fn(&Host) -> Result<Facts, HostFailure> + Send + Sync + 'static> Sweep<P
     /// When the loop has to look again: a probe has been silent for too long, or the rate allows another one.
     fn next_event(&self, pause: Option<Duration>) -> Instant {
         let now = Instant::now();
-        let silent = self.in_flight.values().min().map(|oldest| *oldest + self.options.patience);
-        let start = pause.map(|pause| now + pause);
+        let silent =
+            self.in_flight.values().min().map(|oldest| *oldest + self.options.patience.min(LONGEST_WAIT));
+        let start = pause.map(|pause| now + pause.min(LONGEST_WAIT));
         silent.into_iter().chain(start).min().unwrap_or(now)
     }
 
