@@ -1,5 +1,6 @@
 //! Integration tests: one crate, one file per promise.
 
+mod discover;
 mod harness;
 mod ssh;
 mod tidy;
