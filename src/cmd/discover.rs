@@ -65,19 +65,6 @@ pub struct DiscoverOptions {
 /// # Errors
 /// If fewer than `options.wanted` answered (those are written), or nothing could be probed or written.
 pub fn discover(options: &DiscoverOptions, console: &Console) -> Result<(), CommandError> {
-    let ssh = SshOptions { timeout: options.timeout, config: None, known_hosts: None };
-    discover_over(options, console, ssh)
-}
-
-/// The same with SSH options of the caller's.
-///
-/// # Errors
-/// As [`discover`].
-pub fn discover_over(
-    options: &DiscoverOptions,
-    console: &Console,
-    ssh: SshOptions,
-) -> Result<(), CommandError> {
     // Before anything is asked: a file that cannot be read again must not cost a sweep.
     let file = open(options)?;
     let listing = list(options, console)?;
@@ -89,7 +76,7 @@ pub fn discover_over(
         patience: patience(options.timeout),
     };
     let mut show = Show::begin(console, candidates.len(), options.wanted);
-    let deadline = options.timeout;
+    let (ssh, deadline) = (SshOptions::from_env(options.timeout), options.timeout);
     let swept =
         sweep(candidates, how, move |host| probe::probe(host, &ssh, deadline), |heard| show.hear(&heard));
     show.end();
@@ -203,7 +190,7 @@ fn advice(options: &DiscoverOptions, swept: &Swept) -> String {
         }
     }
     match most {
-        Some((_, failure)) => show::advice(failure),
+        Some((_, failure)) => failure.advice(),
         None => format!("more candidates: {}", more_candidates(options)),
     }
 }

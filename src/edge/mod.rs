@@ -12,6 +12,7 @@ pub mod probe;
 pub mod progress;
 pub mod range;
 pub mod rate;
+pub mod sanitize;
 pub mod signals;
 pub mod site;
 pub mod ssh;

@@ -153,11 +153,8 @@ impl<P: Fn(&Host) -> Result<Facts, HostFailure> + Send + Sync + 'static> Sweep<P
             // Nobody listens any more once enough hosts answered.
             let _ = sender.send((index, probe(&host)));
         });
-        started.map(drop).map_err(|error| HostFailure {
-            host: name,
-            step: Step::Connect,
-            cause: anyhow!(error).context("cannot start a thread"),
-        })
+        let cause = |error| anyhow!(error).context("cannot start a thread");
+        started.map(drop).map_err(|error| HostFailure::new(&name, Step::Connect, cause(error)))
     }
 
     fn take(&mut self, index: usize, answer: Result<Facts, HostFailure>, hear: &mut impl FnMut(Heard)) {
@@ -185,7 +182,7 @@ impl<P: Fn(&Host) -> Result<Facts, HostFailure> + Send + Sync + 'static> Sweep<P
         for index in silent {
             self.in_flight.remove(&index);
             let cause = anyhow!("no answer within {} s", patience.as_secs_f32().ceil());
-            let failure = HostFailure { host: self.candidates[index].name.clone(), step: Step::Probe, cause };
+            let failure = HostFailure::new(&self.candidates[index].name, Step::Probe, cause);
             self.fail(failure, hear);
         }
     }
@@ -253,7 +250,7 @@ mod tests {
     }
 
     fn failure(host: &Host, step: Step) -> HostFailure {
-        HostFailure { host: host.name.clone(), step, cause: anyhow!("no") }
+        HostFailure::new(&host.name, step, anyhow!("no"))
     }
 
     fn options(wanted: usize, parallel: usize) -> SweepOptions {

@@ -64,7 +64,7 @@ impl Show<'_> {
             }
             Heard::Failed(failure) => {
                 self.failed += 1;
-                self.detail(&format!("{}: {}: {:#}", failure.host, reason(failure), failure.cause));
+                self.detail(&format!("{failure}: {:#}", failure.cause));
             }
             Heard::Paused(wait) => self.detail(&format!("waiting {} s for --ssh-rate", wait.as_secs() + 1)),
         }
@@ -135,21 +135,6 @@ pub fn reasons(failures: &[HostFailure]) -> Option<String> {
     (!failures.is_empty()).then(|| format!("{} did not answer: {}", failures.len(), listed.join(", ")))
 }
 
-/// Says what the user can do about a failure that many hosts share.
-pub fn advice(failure: &HostFailure) -> String {
-    let host = &failure.host;
-    match failure.step {
-        Step::Authenticate => format!("--user NAME, or `ssh-add` your key; `ssh {host}` must work"),
-        Step::HostKey => format!("`ssh {host}` tells which line of known_hosts to check"),
-        Step::Resolve => "--suffix with the domain of the hosts, or whole names".into(),
-        Step::Connect => {
-            format!("`ssh {host}`; if it fails, too, a VPN may be missing, or --range can name other rooms")
-        }
-        Step::Configure => "correct ~/.ssh/config".into(),
-        _ => format!("-v to see each cause, and `ssh {host}`"),
-    }
-}
-
 /// A failure in a few words that other hosts may share.
 fn reason(failure: &HostFailure) -> Cow<'static, str> {
     Cow::Borrowed(match failure.step {
@@ -188,7 +173,7 @@ mod tests {
     use crate::edge::failure::HostName;
 
     fn failure(step: Step, cause: anyhow::Error) -> HostFailure {
-        HostFailure { host: HostName("h".into()), step, cause }
+        HostFailure::new(&HostName("h".into()), step, cause)
     }
 
     #[test]

@@ -48,6 +48,10 @@ pub struct LabOptions {
     pub wrong_key: Vec<usize>,
     /// Lines for each `sshd_config`, after the harness's own (sshd takes the first value of an option).
     pub sshd_config: Vec<String>,
+    /// Hosts offer password login, too; nobody knows the password.
+    pub passwords: bool,
+    /// What the remote shell runs before each command.
+    pub before_command: Option<String>,
     /// Lines for the front of the client's SSH configuration, before the hosts.
     pub ssh_config: Vec<String>,
 }

@@ -56,7 +56,7 @@ impl LabHost {
         let public =
             fs::read_to_string(root.join("client").join(authorized)).expect("the client's public key");
         host.authorize(&public);
-        host.write_config(&options.sshd_config);
+        host.write_config(options);
         host
     }
 
@@ -175,7 +175,10 @@ impl LabHost {
         pids
     }
 
-    fn write_config(&self, more: &[String]) {
+    fn write_config(&self, options: &LabOptions) {
+        let more = &options.sshd_config;
+        let before = options.before_command.as_deref().unwrap_or(":");
+        let passwords = if options.passwords { "yes" } else { "no" };
         let mut lines = vec![
             format!("ListenAddress {}", self.address),
             format!("Port {}", self.port),
@@ -188,12 +191,12 @@ impl LabHost {
                 self.root.display()
             ),
             // A login begins in its home. sshd itself would change to the real one.
-            "ForceCommand cd \"$HOME\" && eval \"$SSH_ORIGINAL_COMMAND\"".into(),
+            format!("ForceCommand cd \"$HOME\" && {{ {before}; eval \"$SSH_ORIGINAL_COMMAND\"; }}"),
             "PidFile none".into(),
             "StrictModes no".into(),
             "UsePAM no".into(),
             "PermitRootLogin yes".into(),
-            "PasswordAuthentication no".into(),
+            format!("PasswordAuthentication {passwords}"),
             "KbdInteractiveAuthentication no".into(),
             "LogLevel VERBOSE".into(),
         ];

@@ -1,0 +1,146 @@
+//! Keys: private key files, as far as they can be told apart without being opened.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::known_hosts::PublicKey;
+
+/// A private key is a few KiB; a bigger file is something else.
+const MAX_KEY_BYTES: u64 = 256 * 1024;
+
+/// Begins the payload of OpenSSH's own format (PROTOCOL.key).
+const OPENSSH_MAGIC: &[u8] = b"openssh-key-v1\0";
+
+/// A private key file.
+pub struct KeyFile {
+    pub path: PathBuf,
+    /// The text of the file.
+    pub private: String,
+    pub encrypted: bool,
+    /// The public half, where it can be read without a passphrase: from the file itself, or from the one beside it.
+    pub public: Option<PublicKey>,
+}
+
+impl KeyFile {
+    /// Reads a key.
+    ///
+    /// # Errors
+    /// If there is no such file, or it is no private key.
+    pub fn read(path: &Path) -> io::Result<KeyFile> {
+        let invalid = |message| io::Error::new(io::ErrorKind::InvalidData, message);
+        if fs::metadata(path)?.len() > MAX_KEY_BYTES {
+            return Err(invalid("is too large for a private key"));
+        }
+        let private = fs::read_to_string(path)?;
+        if !private.contains("PRIVATE KEY-----") {
+            return Err(invalid("is no private key"));
+        }
+        let openssh = openssh_header(&private);
+        let encrypted = match &openssh {
+            Some(header) => header.encrypted,
+            None => private.contains("BEGIN ENCRYPTED PRIVATE KEY") || private.contains("4,ENCRYPTED"),
+        };
+        let public = openssh.map(|header| header.public).or_else(|| public_beside(path));
+        Ok(KeyFile { path: path.to_path_buf(), private, encrypted, public })
+    }
+
+    /// Returns the public half as a line of `authorized_keys`.
+    pub fn public_line(&self) -> Option<String> {
+        self.public.as_ref().map(|key| format!("{} {}", key.kind(), STANDARD.encode(&key.0)))
+    }
+}
+
+/// Returns the public key of the private key at `path`, also where the private one is only in an agent.
+pub fn public_of(path: &Path) -> Option<PublicKey> {
+    KeyFile::read(path)
+        .ok()
+        .and_then(|key| key.public)
+        .or_else(|| public_beside(path))
+        .or_else(|| public_in(path))
+}
+
+struct OpensshHeader {
+    encrypted: bool,
+    public: PublicKey,
+}
+
+fn openssh_header(private: &str) -> Option<OpensshHeader> {
+    let body = private.split_once("-----BEGIN OPENSSH PRIVATE KEY-----")?.1.split_once("-----END")?.0;
+    let body: String = body.split_whitespace().collect();
+    let bytes = STANDARD.decode(body).ok()?;
+    let mut rest = bytes.strip_prefix(OPENSSH_MAGIC)?;
+    let cipher = take_string(&mut rest)?;
+    let (_derivation, _options) = (take_string(&mut rest)?, take_string(&mut rest)?);
+    let count = rest.split_off(..4)?;
+    let public = take_string(&mut rest)?;
+    (count == [0, 0, 0, 1])
+        .then(|| OpensshHeader { encrypted: cipher != b"none", public: PublicKey(public.to_vec()) })
+}
+
+fn take_string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = u32::from_be_bytes(rest.split_off(..4)?.try_into().ok()?);
+    rest.split_off(..usize::try_from(length).ok()?)
+}
+
+fn public_beside(path: &Path) -> Option<PublicKey> {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(".pub");
+    public_in(Path::new(&name))
+}
+
+/// Reads a public key file, a line such as `ssh-ed25519 AAAA... comment`.
+fn public_in(path: &Path) -> Option<PublicKey> {
+    if fs::metadata(path).ok()?.len() > MAX_KEY_BYTES {
+        return None;
+    }
+    let text = fs::read_to_string(path).ok()?;
+    let mut fields = text.split_whitespace();
+    let kind = fields.next()?;
+    let key = PublicKey(STANDARD.decode(fields.next()?).ok()?);
+    (key.kind() == kind).then_some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Made by `ssh-keygen -t ed25519 -N secret`; it opens nothing.
+    const ENCRYPTED: &str = "-----BEGIN OPENSSH PRIVATE KEY-----
+b3BlbnNzaC1rZXktdjEAAAAACmFlczI1Ni1jdHIAAAAGYmNyeXB0AAAAGAAAABDlTKjJ3h
+-----END OPENSSH PRIVATE KEY-----
+";
+
+    #[test]
+    fn what_is_no_key_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("key");
+        assert!(KeyFile::read(&file).is_err());
+        fs::write(&file, "hello").unwrap();
+        assert!(KeyFile::read(&file).is_err());
+        assert_eq!(public_of(&file), None);
+        // Cut short: the header cannot be read, so nothing is known about it.
+        fs::write(&file, ENCRYPTED).unwrap();
+        assert!(KeyFile::read(&file).unwrap().public.is_none());
+    }
+
+    #[test]
+    fn older_formats_tell_whether_they_are_encrypted() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("key");
+        for (text, encrypted) in [
+            (
+                "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAA==\n",
+                true,
+            ),
+            ("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n", true),
+            ("-----BEGIN EC PRIVATE KEY-----\nAA==\n-----END EC PRIVATE KEY-----\n", false),
+        ] {
+            fs::write(&file, text).unwrap();
+            assert_eq!(KeyFile::read(&file).unwrap().encrypted, encrypted, "{text}");
+        }
+    }
+}
