@@ -2,7 +2,7 @@
 
 mod show;
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,6 +29,9 @@ const MIN_FETCH: Duration = Duration::from_secs(15);
 /// Steps of a probe that `--timeout` bounds one by one: resolving, connecting, the handshake, logging in with a few
 /// keys, the script.
 const STEPS: u32 = 6;
+
+/// How long the user may take to type a password, while the probes wait.
+const TYPING: Duration = Duration::from_secs(180);
 
 /// Where candidates come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,19 +65,6 @@ pub struct DiscoverOptions {
 /// # Errors
 /// If fewer than `options.wanted` answered (those are written), or nothing could be probed or written.
 pub fn discover(options: &DiscoverOptions, console: &Console) -> Result<(), CommandError> {
-    let ssh = SshOptions { timeout: options.timeout, config: None, known_hosts: None };
-    discover_over(options, console, ssh)
-}
-
-/// The same with SSH options of the caller's.
-///
-/// # Errors
-/// As [`discover`].
-pub fn discover_over(
-    options: &DiscoverOptions,
-    console: &Console,
-    ssh: SshOptions,
-) -> Result<(), CommandError> {
     // Before anything is asked: a file that cannot be read again must not cost a sweep.
     let file = open(options)?;
     let listing = list(options, console)?;
@@ -83,10 +73,10 @@ pub fn discover_over(
         wanted: options.wanted,
         parallel: options.parallel,
         rate: options.ssh_rate,
-        patience: options.timeout.saturating_mul(STEPS),
+        patience: patience(options.timeout),
     };
     let mut show = Show::begin(console, candidates.len(), options.wanted);
-    let deadline = options.timeout;
+    let (ssh, deadline) = (SshOptions::from_env(options.timeout), options.timeout);
     let swept =
         sweep(candidates, how, move |host| probe::probe(host, &ssh, deadline), |heard| show.hear(&heard));
     show.end();
@@ -131,6 +121,12 @@ fn candidates(listing: &Listing, options: &DiscoverOptions, file: &HostsFile) ->
         }
     }
     hosts
+}
+
+/// How long one probe may take in all. Each step of it has a bound of its own; this is for what none of them covers.
+fn patience(timeout: Duration) -> Duration {
+    let typing = if io::stdin().is_terminal() { TYPING } else { Duration::ZERO };
+    timeout.saturating_mul(STEPS).saturating_add(typing)
 }
 
 /// Records what was found, and returns how many earlier finds were dropped. Where nothing was found, the file is left
@@ -194,7 +190,7 @@ fn advice(options: &DiscoverOptions, swept: &Swept) -> String {
         }
     }
     match most {
-        Some((_, failure)) => show::advice(failure),
+        Some((_, failure)) => failure.advice(),
         None => format!("more candidates: {}", more_candidates(options)),
     }
 }

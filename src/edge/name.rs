@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::table::safe;
+use super::sanitize::sanitize;
 
 /// Longest name that DNS knows, in bytes (RFC 1035, 2.3.4).
 const MAX_NAME_BYTES: usize = 253;
@@ -57,8 +57,8 @@ pub fn with_suffix(name: &str, suffix: &str) -> String {
 pub fn printable(text: &str, max: usize) -> String {
     let text = text.trim();
     match text.char_indices().nth(max) {
-        Some((cut, _)) => format!("{}...", safe(&text[..cut])),
-        None => safe(text).into_owned(),
+        Some((cut, _)) => format!("{}...", sanitize(&text[..cut])),
+        None => sanitize(text).into_owned(),
     }
 }
 

@@ -100,7 +100,7 @@ pub fn probe(host: &Host, options: &SshOptions, deadline: Duration) -> Result<Fa
     let mut session = Session::connect(&target, options)?;
     let script = script(host.remote_dir.as_deref().unwrap_or(DEFAULT_DIR));
     let facts = session.run("sh -s", script.as_bytes(), deadline).and_then(|output| parse(&output));
-    facts.map_err(|cause| HostFailure { host: host.name.clone(), step: Step::Probe, cause })
+    facts.map_err(|cause| HostFailure::new(&host.name, Step::Probe, cause))
 }
 
 /// The script for a remote directory, quoted for a POSIX shell.

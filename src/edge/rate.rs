@@ -25,7 +25,7 @@ impl Rate {
     pub fn wait(&self, now: Instant) -> Duration {
         match self.starts.front() {
             Some(oldest) if self.starts.len() >= self.limit => {
-                (*oldest + self.per).saturating_duration_since(now)
+                self.per.saturating_sub(now.saturating_duration_since(*oldest))
             }
             _ => Duration::ZERO,
         }

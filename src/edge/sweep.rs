@@ -24,6 +24,9 @@ const MAX_REFUSED_LOGINS: usize = 8;
 /// not answer though they are said to be up, and each takes a whole deadline to show it.
 const MIN_SPARES: usize = 2;
 
+/// Longest time between two looks: adding it to the clock cannot overflow.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
+
 /// How a sweep is made.
 #[derive(Clone, Debug)]
 pub struct SweepOptions {
@@ -150,11 +153,8 @@ impl<P: Fn(&Host) -> Result<Facts, HostFailure> + Send + Sync + 'static> Sweep<P
             // Nobody listens any more once enough hosts answered.
             let _ = sender.send((index, probe(&host)));
         });
-        started.map(drop).map_err(|error| HostFailure {
-            host: name,
-            step: Step::Connect,
-            cause: anyhow!(error).context("cannot start a thread"),
-        })
+        let cause = |error: std::io::Error| anyhow!(error).context("cannot start a thread");
+        started.map(drop).map_err(|error| HostFailure::new(&name, Step::Connect, cause(error)))
     }
 
     fn take(&mut self, index: usize, answer: Result<Facts, HostFailure>, hear: &mut impl FnMut(Heard)) {
@@ -182,7 +182,7 @@ impl<P: Fn(&Host) -> Result<Facts, HostFailure> + Send + Sync + 'static> Sweep<P
         for index in silent {
             self.in_flight.remove(&index);
             let cause = anyhow!("no answer within {} s", patience.as_secs_f32().ceil());
-            let failure = HostFailure { host: self.candidates[index].name.clone(), step: Step::Probe, cause };
+            let failure = HostFailure::new(&self.candidates[index].name, Step::Probe, cause);
             self.fail(failure, hear);
         }
     }
@@ -195,8 +195,9 @@ impl<P: Fn(&Host) -> Result<Facts, HostFailure> + Send + Sync + 'static> Sweep<P
     /// When the loop has to look again: a probe has been silent for too long, or the rate allows another one.
     fn next_event(&self, pause: Option<Duration>) -> Instant {
         let now = Instant::now();
-        let silent = self.in_flight.values().min().map(|oldest| *oldest + self.options.patience);
-        let start = pause.map(|pause| now + pause);
+        let silent =
+            self.in_flight.values().min().map(|oldest| *oldest + self.options.patience.min(LONGEST_WAIT));
+        let start = pause.map(|pause| now + pause.min(LONGEST_WAIT));
         silent.into_iter().chain(start).min().unwrap_or(now)
     }
 
@@ -249,7 +250,7 @@ mod tests {
     }
 
     fn failure(host: &Host, step: Step) -> HostFailure {
-        HostFailure { host: host.name.clone(), step, cause: anyhow!("no") }
+        HostFailure::new(&host.name, step, anyhow!("no"))
     }
 
     fn options(wanted: usize, parallel: usize) -> SweepOptions {

@@ -2,6 +2,7 @@
 
 mod cli;
 mod exact;
+mod discover;
 mod harness;
 mod output;
 mod reference;

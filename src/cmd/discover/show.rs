@@ -1,6 +1,7 @@
 //! Show: what `discover` says while it probes: a bar on a terminal, milestone lines elsewhere.
 
-use std::io;
+use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -12,6 +13,9 @@ use crate::edge::sweep::Heard;
 
 /// Time between two milestone lines, at least.
 const MILESTONE: Duration = Duration::from_secs(5);
+
+/// Longest cause that is a reason in a summary.
+const MAX_REASON_BYTES: usize = 50;
 
 /// Refused entries of a list that are named one by one.
 const MAX_NAMED: usize = 3;
@@ -30,11 +34,12 @@ impl Show<'_> {
     /// Says what is about to be done.
     pub fn begin(console: &Console, candidates: usize, wanted: usize) -> Show<'_> {
         let bar = (console.fancy && !console.quiet).then(|| {
-            let template = "probing {bar:30} {pos}/{len} answered{msg}, {elapsed}";
+            let template = "probing {bar:30} {pos}/{len} answered{msg}";
             let style =
                 ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            // No ticking of its own: it would write over a question for a password.
             let bar = ProgressBar::new(wanted as u64).with_style(style);
-            bar.enable_steady_tick(Duration::from_millis(200));
+            bar.tick();
             bar
         });
         if bar.is_none() {
@@ -59,7 +64,7 @@ impl Show<'_> {
             }
             Heard::Failed(failure) => {
                 self.failed += 1;
-                self.detail(&format!("{}: {}: {:#}", failure.host, reason(failure), failure.cause));
+                self.detail(&format!("{failure}: {:#}", failure.cause));
             }
             Heard::Paused(wait) => self.detail(&format!("waiting {} s for --ssh-rate", wait.as_secs() + 1)),
         }
@@ -117,7 +122,7 @@ pub fn written(console: &Console, found: usize, path: &str, dropped: usize) {
 
 /// Counts failures by reason, the most frequent first: `3 did not answer: 2 connection timed out, 1 login refused`.
 pub fn reasons(failures: &[HostFailure]) -> Option<String> {
-    let mut counts: Vec<(usize, &str)> = Vec::new();
+    let mut counts: Vec<(usize, Cow<str>)> = Vec::new();
     for failure in failures {
         let reason = reason(failure);
         match counts.iter_mut().find(|(_, other)| *other == reason) {
@@ -130,39 +135,30 @@ pub fn reasons(failures: &[HostFailure]) -> Option<String> {
     (!failures.is_empty()).then(|| format!("{} did not answer: {}", failures.len(), listed.join(", ")))
 }
 
-/// Says what the user can do about a failure that many hosts share.
-pub fn advice(failure: &HostFailure) -> String {
-    let host = &failure.host;
-    match failure.step {
-        Step::Authenticate => format!("--user NAME, or `ssh-add` your key; `ssh {host}` must work"),
-        Step::HostKey => format!("`ssh {host}` tells which line of known_hosts to check"),
-        Step::Resolve => "--suffix with the domain of the hosts, or whole names".into(),
-        Step::Connect => {
-            format!("`ssh {host}`; if it fails, too, a VPN may be missing, or --range can name other rooms")
-        }
-        Step::Configure => "correct ~/.ssh/config".into(),
-        _ => format!("-v to see each cause, and `ssh {host}`"),
-    }
+/// A failure in a few words that other hosts may share.
+fn reason(failure: &HostFailure) -> Cow<'static, str> {
+    Cow::Borrowed(match failure.step {
+        Step::Configure => "unusable SSH configuration",
+        Step::Resolve => "unknown name",
+        Step::Connect => return shared_cause(&failure.cause).map_or("no connection".into(), Cow::Owned),
+        Step::Handshake => "no SSH handshake",
+        Step::HostKey => "untrusted host key",
+        Step::Authenticate => "login refused",
+        Step::Probe => "no facts",
+        _ => "not usable",
+    })
 }
 
-/// A failure in a few words that other hosts may share.
-fn reason(failure: &HostFailure) -> &'static str {
-    let io = failure.cause.chain().find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
-    match (failure.step, io) {
-        (Step::Configure, _) => "unusable SSH configuration",
-        (Step::Resolve, _) => "unknown name",
-        (Step::Connect, Some(io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)) => "connection timed out",
-        (Step::Connect, Some(io::ErrorKind::ConnectionRefused)) => "connection refused",
-        (Step::Connect, Some(io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable)) => {
-            "unreachable"
-        }
-        (Step::Connect, _) => "no connection",
-        (Step::Handshake, _) => "no SSH handshake",
-        (Step::HostKey, _) => "changed host key",
-        (Step::Authenticate, _) => "login refused",
-        (Step::Probe, _) => "no facts",
-        _ => "not usable",
-    }
+/// The last cause without what belongs to one host or to programmers only: `10.0.0.1:22: Connection refused (os error
+/// 111)` becomes `connection refused`. `None` if it says more than one thing.
+fn shared_cause(cause: &anyhow::Error) -> Option<String> {
+    let text = cause.root_cause().to_string();
+    let (address, rest) = text.split_once(": ").unwrap_or_default();
+    let text = if address.parse::<SocketAddr>().is_ok() { rest } else { &text };
+    let text = text.split(" (os error ").next().unwrap_or_default();
+    let mut chars = text.chars();
+    let first = chars.next()?.to_lowercase();
+    (text.len() <= MAX_REASON_BYTES && !text.contains('\n')).then(|| first.chain(chars).collect())
 }
 
 fn count(n: usize, one: &str, many: &str) -> String {
@@ -177,23 +173,23 @@ mod tests {
     use crate::edge::failure::HostName;
 
     fn failure(step: Step, cause: anyhow::Error) -> HostFailure {
-        HostFailure { host: HostName("h".into()), step, cause }
+        HostFailure::new(&HostName("h".into()), step, cause)
     }
 
     #[test]
     fn failures_are_counted_by_reason() {
-        let io = |kind| anyhow!(io::Error::from(kind)).context("h:22");
+        let connect = |text: &str| failure(Step::Connect, anyhow!(text.to_owned()).context("cannot connect"));
         let failures = [
             failure(Step::HostKey, anyhow!("x")),
-            failure(Step::Connect, io(io::ErrorKind::TimedOut)),
-            failure(Step::Connect, io(io::ErrorKind::ConnectionRefused)),
-            failure(Step::Connect, io(io::ErrorKind::TimedOut)),
+            connect("10.0.0.1:22: no answer within 5s"),
+            connect("10.0.0.2:22: Connection refused (os error 111)"),
+            connect("[::1]:22: no answer within 5s"),
+            connect("10.0.0.1:22: no answer within 5s\n[::1]:22: Network is unreachable (os error 101)"),
         ];
         let told = reasons(&failures).unwrap();
-        assert_eq!(
-            told,
-            "4 did not answer: 2 connection timed out, 1 changed host key, 1 connection refused"
-        );
+        let expected = "5 did not answer: 2 no answer within 5s, 1 untrusted host key, 1 connection refused, \
+                        1 no connection";
+        assert_eq!(told, expected);
         assert_eq!(reasons(&[]), None);
     }
 }

@@ -10,6 +10,7 @@ pub mod deadline;
 pub mod processes;
 pub mod program;
 pub mod sshd;
+pub mod web;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
