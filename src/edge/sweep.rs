@@ -153,7 +153,7 @@ impl<P: Fn(&Host) -> Result<Facts, HostFailure> + Send + Sync + 'static> Sweep<P
             // Nobody listens any more once enough hosts answered.
             let _ = sender.send((index, probe(&host)));
         });
-        let cause = |error| anyhow!(error).context("cannot start a thread");
+        let cause = |error: std::io::Error| anyhow!(error).context("cannot start a thread");
         started.map(drop).map_err(|error| HostFailure::new(&name, Step::Connect, cause(error)))
     }
 
