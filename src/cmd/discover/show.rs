@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::cmd::cli::Console;
 use crate::edge::failure::{HostFailure, Step};
 use crate::edge::site::Listing;
+use crate::edge::ssh::known_hosts::HostKeyError;
 use crate::edge::sweep::Heard;
 
 /// Time between two milestone lines, at least.
@@ -142,7 +143,10 @@ fn reason(failure: &HostFailure) -> Cow<'static, str> {
         Step::Resolve => "unknown name",
         Step::Connect => return shared_cause(&failure.cause).map_or("no connection".into(), Cow::Owned),
         Step::Handshake => "no SSH handshake",
-        Step::HostKey => "untrusted host key",
+        Step::HostKey => match failure.cause.downcast_ref() {
+            Some(HostKeyError::Changed { .. } | HostKeyError::OtherType { .. }) => "changed host key",
+            _ => "untrusted host key",
+        },
         Step::Authenticate => "login refused",
         Step::Probe => "no facts",
         _ => "not usable",

@@ -319,7 +319,8 @@ mod tests {
 
     #[test]
     fn facts_are_renewed_around_what_is_by_hand() {
-        let text = "[[host]] # mine\nname = 'a'\nport = 2222 # odd\n[host.facts]\ncores = 1 # really 6\nmemory_mib = 1\n\
+        let text = "[[host]] # mine\nname = 'a'\nport = 2222 # odd\n[host.facts]\n\
+                    cores = 1 # really 6\nmemory_mib = 1\n\
                     arch = 'a'\nlibc = 'b'\nload_percent = 0\nfree_mib = 1\nnetwork_home = false\nextra = 5\n";
         let expected = "[[host]] # mine\nname = 'a'\nport = 2222 # odd\n[host.facts]\ncores = 12 # really 6\n\
                         memory_mib = 32000\narch = \"x86_64\"\nlibc = \"glibc 2.36\"\nload_percent = 12\n\
@@ -388,7 +389,8 @@ mod tests {
             let mut after = record(&text, &names);
             for round in 0..2 {
                 for comment in text.lines().filter(|line| line.starts_with("# comment")) {
-                    prop_assert!(after.lines().any(|line| line == comment), "{} lost in round {}:\n{}", comment, round, after);
+                    let kept = after.lines().any(|line| line == comment);
+                    prop_assert!(kept, "{} lost in round {}:\n{}", comment, round, after);
                 }
                 for name in &names {
                     let line = format!("name = \"{name}\"");
