@@ -27,6 +27,8 @@ use pool::{Pool, connect_links};
 pub enum Workers {
     /// The deployed cluster, if there is one; else in-process.
     Default,
+    /// The deployed cluster: the user named its hosts file.
+    Deployed,
     /// Those at `HOST:PORT`, resolved by the client.
     Named(Vec<String>),
     /// In-process.

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write as _};
 
-use super::table::safe;
+use super::sanitize::sanitize;
 
 /// How a command speaks to the user on standard error: errors always, the rest as `-q` and `-v` say.
 #[derive(Clone, Debug)]
@@ -26,28 +26,28 @@ impl Console {
     /// Says what goes on, in one line, unless `-q`.
     pub fn say(&self, line: &str) {
         if !self.quiet {
-            put(&format!("{}\n", safe(line)));
+            put(&format!("{}\n", sanitize(line)));
         }
     }
 
     /// Says a detail, in one line, with `-v` only.
     pub fn detail(&self, line: &str) {
         if self.verbose {
-            put(&format!("{}\n", safe(line)));
+            put(&format!("{}\n", sanitize(line)));
         }
     }
 
     /// Says what the user should know though the command goes on, unless `-q`.
     pub fn note(&self, line: &str) {
         if !self.quiet {
-            put(&format!("{} {}\n", self.label("note:", Colour::Cyan), safe(line)));
+            put(&format!("{} {}\n", self.label("note:", Colour::Cyan), sanitize(line)));
         }
     }
 
     /// Says what is not as it should be though the command goes on, unless `-q`.
     pub fn warn(&self, line: &str) {
         if !self.quiet {
-            put(&format!("{} {}\n", self.label("warning:", Colour::Yellow), safe(line)));
+            put(&format!("{} {}\n", self.label("warning:", Colour::Yellow), sanitize(line)));
         }
     }
 
@@ -100,7 +100,7 @@ fn colours_wanted(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> bool
 
 /// Makes `text` safe and indents its further lines, so that none of them looks like a message of its own.
 fn lines(text: &str) -> impl fmt::Display {
-    text.lines().map(|line| safe(line).into_owned()).collect::<Vec<_>>().join("\n    ")
+    text.lines().map(|line| sanitize(line).into_owned()).collect::<Vec<_>>().join("\n    ")
 }
 
 fn put(text: &str) {

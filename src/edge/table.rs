@@ -1,16 +1,15 @@
 //! Table: what people read: the first entries of a result, and what a run took.
 
-use std::borrow::Cow;
-
 use bytesize::ByteSize;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
+use super::sanitize::sanitize;
 use crate::job::Value;
 use crate::runtime::report::{Phase, Report};
 
 /// A table for people, empty but for its header; the columns of `right` are aligned to the right.
 ///
-/// Cells given to it must be [`safe`].
+/// Cells given to it must be [`sanitize`]d.
 pub fn table<const N: usize>(header: [&str; N], right: &[usize]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED.with_rounded_corners());
@@ -79,7 +78,7 @@ pub fn phase_table(report: &Report, noun: &str) -> String {
     let files = counted(report.input_files as u64, "file");
     let place =
         if report.local { "this machine".to_owned() } else { counted(report.workers as u64, "worker") };
-    let noun = safe(noun);
+    let noun = sanitize(noun);
     format!(
         "{phases}\n{} in {files}: {}, {} distinct; {place}, {}\n",
         bytes(report.input_bytes),
@@ -124,19 +123,6 @@ pub fn counted(number: u64, noun: &str) -> String {
     format!("{} {noun}{plural}", thousands(number))
 }
 
-/// Returns `text` without anything that could move the cursor or pass for something else.
-pub fn safe(text: &str) -> Cow<'_, str> {
-    let hostile = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    if !text.contains(hostile) {
-        return Cow::Borrowed(text);
-    }
-    let escape = |c: char| if hostile(c) { c.escape_default().to_string() } else { c.to_string() };
-    Cow::Owned(text.chars().map(escape).collect())
-}
-
 fn megabytes_per_second(bytes: u64, seconds: f64) -> String {
     if bytes == 0 || seconds < 0.000_5 {
         "-".to_owned()
@@ -152,7 +138,7 @@ fn clipped(text: &str) -> String {
     if characters.next().is_some() {
         start.push('…');
     }
-    safe(&start).into_owned()
+    sanitize(&start).into_owned()
 }
 
 /// Characters of a key that are shown: half a line of a usual terminal.

@@ -1,8 +1,8 @@
 //! Integration tests: one crate, one file per promise.
 
 mod cli;
-mod exact;
 mod discover;
+mod exact;
 mod harness;
 mod output;
 mod reference;

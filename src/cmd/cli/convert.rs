@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::path::Path;
 
+use clap::parser::ValueSource;
 use clap::{ArgMatches, FromArgMatches};
 
 use crate::cmd::deploy::DeployOptions;
@@ -50,7 +51,10 @@ pub fn convert<P: clap::Args>(
         Command::Deploy(args) => Action::Deploy(deploy(args)),
         Command::Serve(args) => Action::Serve(serve(args)),
         Command::Run(args) => {
-            let (options, params) = run(args, std::io::stdout().is_terminal());
+            let (mut options, params) = run(args, std::io::stdout().is_terminal());
+            if options.workers == Workers::Default && is_given(matches, "run", "hosts") {
+                options.workers = Workers::Deployed;
+            }
             Action::Run(Box::new(options), params)
         }
         Command::Status(args) => Action::Status(status(args)),
@@ -131,6 +135,12 @@ fn run<P: clap::Args>(args: Run<P>, terminal: bool) -> (RunOptions, P) {
         worker_timeout: args.worker_timeout,
     };
     (options, args.params)
+}
+
+/// Tells whether the user gave `flag` of `command`, rather than its default being in force.
+fn is_given(matches: &ArgMatches, command: &str, flag: &str) -> bool {
+    let source = matches.subcommand_matches(command).and_then(|matches| matches.value_source(flag));
+    source == Some(ValueSource::CommandLine)
 }
 
 /// Entries that a terminal is shown without `--top`: what fits a small window beside the phase table.

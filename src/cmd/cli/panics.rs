@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::panic::PanicHookInfo;
 
-use crate::edge::table::safe;
+use crate::edge::sanitize::sanitize;
 
 /// Replaces the panic message with one line that says what to do with it. `RUST_BACKTRACE` brings the full one back.
 pub fn report_in_one_line() {
@@ -22,6 +22,6 @@ fn line(panic: &PanicHookInfo<'_>) -> String {
         "error: internal error in thread {}{}: {}; please report this, with the command line",
         thread.name().unwrap_or("without a name"),
         panic.location().map(|at| format!(" at {at}")).unwrap_or_default(),
-        safe(panic.payload_as_str().unwrap_or("no message")),
+        sanitize(panic.payload_as_str().unwrap_or("no message")),
     )
 }

@@ -46,17 +46,19 @@ impl Pool {
                 let workers: Vec<_> = named.collect::<anyhow::Result<_>>()?;
                 Self { workers, key: None, deployed: false }
             }
-            Workers::Default => match Cluster::load(&options.hosts)? {
+            Workers::Default | Workers::Deployed => match Cluster::load(&options.hosts)? {
                 Some(cluster) if !cluster.workers.is_empty() => {
                     let named = cluster.workers.into_iter().map(|worker| (worker.host.0, worker.address));
                     Self { workers: named.collect(), key: Some(cluster.key), deployed: true }
                 }
-                _ if options.servers.is_some() => {
-                    return Err(CommandError::from(anyhow!("no cluster is deployed to take servers from"))
-                        .advise("deploy first, or run without --servers to use this machine"));
+                _ if options.servers.is_some() || options.workers == Workers::Deployed => {
+                    let hosts = options.hosts.display();
+                    let cause = anyhow!("no cluster is deployed to the hosts of {hosts}");
+                    return Err(CommandError::from(cause)
+                        .advise("`deploy` first, or `run --local` to use this machine"));
                 }
                 _ => {
-                    console.note("no cluster is deployed: running in-process on all cores");
+                    console.note("no cluster is deployed: running in-process");
                     return Ok(in_process);
                 }
             },

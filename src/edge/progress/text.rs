@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::edge::table::{bytes, counted, safe, thousands};
+use crate::edge::sanitize::sanitize;
+use crate::edge::table::{bytes, counted, thousands};
 use crate::runtime::report::{Phase, Snapshot, WorkerSnapshot, WorkerState};
 
 /// Returns how far the phase is, from 0 to 1; `None` where that cannot be known.
@@ -82,7 +83,7 @@ pub fn worker_rows(workers: &[WorkerSnapshot]) -> Vec<String> {
 pub const MOST_ROWS: usize = 12;
 
 fn worker_row(worker: &WorkerSnapshot) -> String {
-    let name = safe(&worker.name);
+    let name = sanitize(&worker.name);
     let state = state_name(worker.state);
     let splits = counted(worker.splits_mapped, "split");
     let flight = match worker.splits_in_flight {
