@@ -15,7 +15,7 @@
 //! * The result equals the sequential fold of the job over the input, byte for byte, whatever the number of hosts,
 //!   threads and splits; if it cannot be had, there is an error and no output file.
 //! * `logic` and `wire` know no socket, file, thread, clock or terminal (`tests/it/tidy.rs` checks).
-//! * State of a job belongs to its [`JobId`](logic::coordinator::JobId): two clients of one cluster never meet.
+//! * State of a job belongs to its [`JobId`](logic::ids::JobId): two clients of one cluster never meet.
 //!
 //! # Reading order
 //!

@@ -1,1 +1,363 @@
-//! Input: files and standard input, cut into splits that can be read again.
+//! Input: files and standard input, cut into splits that can be read again until the job ends.
+//!
+//! Invariant: what is read is what was there when the input was opened: a file that changed meanwhile is an error. A
+//! stream is spooled to an unlinked temporary file while it comes.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, bail, ensure};
+
+use crate::logic::ids::SplitId;
+use crate::logic::split::{Split, first_cut};
+use crate::runtime::source::{Cutter, SplitSource};
+use crate::wire::frame::{MAX_PAYLOAD_BYTES, MAX_RECORD_BYTES};
+
+/// The input of a job.
+pub struct Input {
+    files: Vec<InputFile>,
+}
+
+struct InputFile {
+    /// For people.
+    name: String,
+    /// The file itself, or the spool of a stream.
+    file: File,
+    /// Where the input begins: not at the start if someone has read of standard input before us.
+    start: u64,
+    kind: InputKind,
+}
+
+enum InputKind {
+    Regular {
+        /// Where the input ends.
+        end: u64,
+        stamp: Stamp,
+    },
+    /// What is left to be spooled. A lock: the cutter takes it when it comes to this file.
+    Stream(Mutex<Option<Box<dyn Read + Send>>>),
+}
+
+/// Tells whether a file is still the same.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    length: u64,
+    modified: (i64, i64),
+}
+
+/// Bytes that are looked at for a boundary at a time.
+const WINDOW_BYTES: usize = 64 << 10;
+
+/// Bytes of a stream that are spooled at a time.
+const SPOOL_BYTES: usize = 256 << 10;
+
+/// Largest size of a split that can be asked for.
+pub const MAX_SPLIT_BYTES: u64 = (MAX_PAYLOAD_BYTES - MAX_RECORD_BYTES - (1 << 20)) as u64;
+
+impl Input {
+    /// Opens all of `paths`; `-` is standard input.
+    ///
+    /// # Errors
+    /// Names the first that cannot be read.
+    pub fn open(paths: &[PathBuf]) -> anyhow::Result<Arc<Self>> {
+        let twice = paths.iter().filter(|path| path.as_os_str() == "-").count() > 1;
+        ensure!(!twice, "standard input (-) can be read once only");
+        let files = paths.iter().map(|path| open_one(path)).collect::<anyhow::Result<_>>()?;
+        Ok(Arc::new(Self { files }))
+    }
+
+    /// Returns the bytes of all files; `None` if one is a stream, whose end is not known.
+    pub fn total_bytes(&self) -> Option<u64> {
+        let lengths = self.files.iter().map(|input| match &input.kind {
+            InputKind::Regular { end, .. } => Some(end.saturating_sub(input.start)),
+            InputKind::Stream(_) => None,
+        });
+        lengths.sum()
+    }
+
+    /// Returns the number of files.
+    pub fn files(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Returns what cuts this input, once.
+    pub fn cutter(self: &Arc<Self>) -> Box<dyn Cutter> {
+        Box::new(InputCutter { input: self.clone(), file: 0, at: None, stream: None, next: 0 })
+    }
+}
+
+fn open_one(path: &Path) -> anyhow::Result<InputFile> {
+    let standard = path.as_os_str() == "-";
+    let name = if standard { "standard input".to_owned() } else { path.display().to_string() };
+    let mut file = if standard {
+        let descriptor = io::stdin().as_fd().try_clone_to_owned();
+        File::from(descriptor.context("cannot read standard input")?)
+    } else {
+        File::open(path).with_context(|| format!("cannot open {name}"))?
+    };
+    let metadata = file.metadata().with_context(|| format!("cannot read {name}"))?;
+    ensure!(!metadata.is_dir(), "cannot read {name}: it is a directory");
+    if metadata.is_file() {
+        let start = file.stream_position().with_context(|| format!("cannot read {name}"))?;
+        let stamp = stamp(&metadata);
+        let kind = InputKind::Regular { end: stamp.length.max(start), stamp };
+        return Ok(InputFile { name, file, start, kind });
+    }
+    let spool = tempfile::tempfile().with_context(|| {
+        format!("cannot create the spool of {name} in {}", std::env::temp_dir().display())
+    })?;
+    let kind = InputKind::Stream(Mutex::new(Some(Box::new(file))));
+    Ok(InputFile { name, file: spool, start: 0, kind })
+}
+
+fn stamp(metadata: &std::fs::Metadata) -> Stamp {
+    Stamp { length: metadata.len(), modified: (metadata.mtime(), metadata.mtime_nsec()) }
+}
+
+impl InputFile {
+    fn check_unchanged(&self) -> anyhow::Result<()> {
+        if let InputKind::Regular { stamp: opened, .. } = &self.kind {
+            let now = self.file.metadata().with_context(|| format!("cannot read {}", self.name))?;
+            ensure!(stamp(&now) == *opened, "{} was changed while it was being read", self.name);
+        }
+        Ok(())
+    }
+}
+
+impl SplitSource for Input {
+    fn read(&self, split: &Split, into: &mut Vec<u8>) -> anyhow::Result<()> {
+        let input = self.files.get(split.file).context("a split of a file that is not there")?;
+        let length = usize::try_from(split.length).context("a split longer than memory")?;
+        // Bytes that are overwritten need not be zeroed first.
+        into.resize(length, 0);
+        input.file.read_exact_at(into, split.offset).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                anyhow::anyhow!("{} became shorter while it was read", input.name)
+            }
+            _ => anyhow::Error::from(error)
+                .context(format!("cannot read {} at byte {}", input.name, split.offset)),
+        })?;
+        input.check_unchanged()
+    }
+
+    fn describe(&self, split: &Split) -> String {
+        let name = self.files.get(split.file).map_or("?", |input| input.name.as_str());
+        format!("{name}, bytes {} to {}", split.offset, split.offset + split.length)
+    }
+}
+
+struct InputCutter {
+    input: Arc<Input>,
+    file: usize,
+    /// Where the next split begins; `None` before the file is begun.
+    at: Option<u64>,
+    stream: Option<Spooling>,
+    next: u64,
+}
+
+/// A stream on its way to its spool.
+struct Spooling {
+    from: Box<dyn Read + Send>,
+    spooled: u64,
+    ended: bool,
+}
+
+impl Cutter for InputCutter {
+    fn cut(&mut self, target_bytes: u64, is_boundary: &dyn Fn(u8) -> bool) -> anyhow::Result<Option<Split>> {
+        let target_bytes = target_bytes.clamp(1, MAX_SPLIT_BYTES);
+        while let Some(file) = self.input.clone().files.get(self.file) {
+            let offset = self.begin(file);
+            let end = self.find_end(file, offset, target_bytes, is_boundary)?;
+            if end > offset {
+                self.at = Some(end);
+                let id = SplitId(self.next);
+                self.next += 1;
+                return Ok(Some(Split { id, file: self.file, offset, length: end - offset }));
+            }
+            self.file += 1;
+            self.at = None;
+        }
+        Ok(None)
+    }
+}
+
+impl InputCutter {
+    fn begin(&mut self, file: &InputFile) -> u64 {
+        if let Some(at) = self.at {
+            return at;
+        }
+        if let InputKind::Stream(from) = &file.kind {
+            let from = from.lock().unwrap_or_else(PoisonError::into_inner).take();
+            self.stream = from.map(|from| Spooling { from, spooled: 0, ended: false });
+        }
+        self.at = Some(file.start);
+        file.start
+    }
+
+    /// Finds where the split that begins at `offset` ends: after the first boundary at or after its target.
+    fn find_end(
+        &mut self,
+        file: &InputFile,
+        offset: u64,
+        target_bytes: u64,
+        is_boundary: &dyn Fn(u8) -> bool,
+    ) -> anyhow::Result<u64> {
+        let wanted = offset + target_bytes;
+        let available = self.available(file, wanted)?;
+        if available < wanted {
+            return Ok(available);
+        }
+        let mut window = Vec::new();
+        // The last byte of the target may be a boundary itself.
+        let mut from = wanted - 1;
+        loop {
+            let to = self.available(file, from + WINDOW_BYTES as u64)?;
+            if to == from {
+                return Ok(to);
+            }
+            window.resize((to - from) as usize, 0);
+            file.file
+                .read_exact_at(&mut window, from)
+                .with_context(|| format!("cannot read {} at byte {from}", file.name))?;
+            if let Some(cut) = first_cut(&window, 0, is_boundary) {
+                return Ok(from + cut as u64);
+            }
+            from = to;
+            if from - offset > MAX_RECORD_BYTES as u64 + target_bytes {
+                bail!(
+                    "{} has a record longer than {} MiB around byte {wanted}: there is no place to cut it",
+                    file.name,
+                    MAX_RECORD_BYTES >> 20
+                );
+            }
+        }
+    }
+
+    /// Returns the lesser of `wanted` and the end of the file; spools a stream that far.
+    fn available(&mut self, file: &InputFile, wanted: u64) -> anyhow::Result<u64> {
+        match (&file.kind, &mut self.stream) {
+            (InputKind::Regular { end, .. }, _) => Ok(wanted.min(*end)),
+            (InputKind::Stream(_), Some(stream)) => stream.spool(file, wanted),
+            (InputKind::Stream(_), None) => bail!("{} can be read once only", file.name),
+        }
+    }
+}
+
+impl Spooling {
+    fn spool(&mut self, file: &InputFile, wanted: u64) -> anyhow::Result<u64> {
+        let mut buffer = Vec::new();
+        while self.spooled < wanted && !self.ended {
+            buffer.resize(SPOOL_BYTES, 0);
+            match self.from.read(&mut buffer) {
+                Ok(0) => self.ended = true,
+                Ok(length) => {
+                    file.file.write_all_at(&buffer[..length], self.spooled).with_context(|| {
+                        let place = std::env::temp_dir();
+                        format!("cannot spool {} in {} (TMPDIR sets another)", file.name, place.display())
+                    })?;
+                    self.spooled += length as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    let at = self.spooled;
+                    return Err(error).with_context(|| format!("cannot read {} at byte {at}", file.name));
+                }
+            }
+        }
+        Ok(wanted.min(self.spooled))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn splits(input: &Arc<Input>, target: u64) -> Vec<Vec<u8>> {
+        let mut cutter = input.cutter();
+        let mut parts = Vec::new();
+        let mut text = Vec::new();
+        while let Some(split) = cutter.cut(target, &|byte| byte == b'\n').expect("the input is readable") {
+            assert_eq!(split.id, SplitId(parts.len() as u64));
+            input.read(&split, &mut text).expect("the split is readable");
+            parts.push(text.clone());
+        }
+        parts
+    }
+
+    fn file(bytes: &[u8]) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        file.write_all(bytes).expect("it is writable");
+        file
+    }
+
+    fn open(files: &[&tempfile::NamedTempFile]) -> Arc<Input> {
+        let paths: Vec<_> = files.iter().map(|file| file.path().to_owned()).collect();
+        Input::open(&paths).expect("the files are there")
+    }
+
+    #[test]
+    fn cuts_after_boundaries_only_and_covers_every_byte_once() {
+        let text = b"one\ntwo three\n\nfour";
+        for target in 1..=text.len() as u64 + 1 {
+            let parts = splits(&open(&[&file(text)]), target);
+            assert_eq!(parts.concat(), text);
+            let (_, inner) = parts.split_last().expect("there is a split");
+            assert!(inner.iter().all(|part| part.ends_with(b"\n") && part.len() as u64 >= target));
+        }
+    }
+
+    #[test]
+    fn a_split_never_joins_two_files_and_an_empty_file_gives_none() {
+        let (first, empty, last) = (file(b"ab"), file(b""), file(b"cd\n"));
+        let input = open(&[&first, &empty, &last]);
+        assert_eq!(input.total_bytes(), Some(5));
+        assert_eq!(splits(&input, 100), [b"ab".to_vec(), b"cd\n".to_vec()]);
+    }
+
+    #[test]
+    fn a_record_longer_than_the_target_makes_the_split_grow() {
+        let mut text = vec![b'x'; 3 * WINDOW_BYTES];
+        text.extend_from_slice(b"\ny\n");
+        let parts = splits(&open(&[&file(&text)]), 10);
+        assert_eq!(parts.len(), 2);
+        assert_eq!(parts.concat(), text);
+    }
+
+    #[test]
+    fn a_stream_gives_the_same_splits_as_a_file() {
+        let text = "some words\nand more\n".repeat(20_000);
+        let (reader, mut writer) = io::pipe().expect("a pipe");
+        let written = text.clone();
+        let feeder = std::thread::spawn(move || writer.write_all(written.as_bytes()));
+        let spool = tempfile::tempfile().expect("a temporary file");
+        let kind = InputKind::Stream(Mutex::new(Some(Box::new(reader))));
+        let stream =
+            Arc::new(Input { files: vec![InputFile { name: "a pipe".into(), file: spool, start: 0, kind }] });
+        assert_eq!(stream.total_bytes(), None);
+        assert_eq!(splits(&stream, 50_000), splits(&open(&[&file(text.as_bytes())]), 50_000));
+        feeder.join().expect("the feeder ends").expect("all is written");
+    }
+
+    #[test]
+    fn a_file_that_changed_is_an_error() {
+        let mut changed = file(b"one\ntwo\n");
+        let input = open(&[&changed]);
+        let split = input.cutter().cut(4, &|byte| byte == b'\n').expect("readable").expect("a split");
+        changed.write_all(b"three\n").expect("it is writable");
+        let error = input.read(&split, &mut Vec::new()).expect_err("the file grew");
+        assert!(error.to_string().contains("was changed"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        for path in ["/nonexistent/file", "/"] {
+            let error = Input::open(&[path.into()]).err().expect("it cannot be read");
+            assert!(format!("{error:#}").contains(path), "{error:#}");
+        }
+    }
+}

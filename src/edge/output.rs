@@ -10,6 +10,7 @@ use anyhow::Context;
 
 use crate::job::Value;
 use crate::runtime::report::Report;
+use crate::runtime::source::Sink;
 
 use self::encode::Encoder;
 use self::target::Target;
@@ -36,19 +37,6 @@ pub enum Destination {
     Stdout,
     /// A table for people on standard output, of the entries it is given.
     Table,
-}
-
-/// Takes the entries of the result, in order.
-pub trait Sink<V>: Send {
-    /// # Errors
-    /// If it cannot be written; the error names the destination.
-    fn entry(&mut self, key: &[u8], value: &V) -> io::Result<()>;
-
-    /// Makes the result final and returns the bytes written. A sink that is dropped instead leaves no file.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    fn finish(self: Box<Self>) -> io::Result<u64>;
 }
 
 /// Opens `destination`.

@@ -1,6 +1,7 @@
 //! Decides: pure code without a file, socket, thread, clock, randomness or printing of its own.
 
 pub mod coordinator;
+pub mod ids;
 pub mod merge;
 pub mod partition;
 pub mod split;

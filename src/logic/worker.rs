@@ -1,1 +1,313 @@
-//! TODO
+//! Worker: one job's state machine on a worker: events in, commands out.
+//!
+//! Invariant: what does not belong to the state, the epoch or the window is refused, and ends this job on this worker
+//! only; the process lives on.
+//! Invariant: `Shuffled` is acknowledged once every stream of the epoch, in either direction, has ended well.
+
+use std::collections::BTreeSet;
+
+use super::ids::{Epoch, SplitId, WorkerId};
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The client sent a split.
+    Split { split: SplitId },
+    /// A split is folded, with so many pairs, or the execution failed.
+    Executed { split: SplitId, result: Result<u64, String> },
+    /// The client asks for the shuffle among `workers`.
+    Shuffle { epoch: Epoch, workers: Vec<WorkerId> },
+    /// This worker has sent all that belongs to others, and it was acknowledged.
+    SentAll { epoch: Epoch, bytes: u64 },
+    /// The stream from `source` arrived whole.
+    StreamEnded { epoch: Epoch, source: WorkerId },
+    /// A stream to or from `peer` broke.
+    StreamFailed { epoch: Epoch, peer: WorkerId, cause: String },
+    /// The client asks to fold and sort.
+    Reduce { epoch: Epoch, top: Option<u64> },
+    /// Folded and sorted; or what arrived was malformed.
+    ReducedAll { epoch: Epoch, result: Result<Reduced, String> },
+    /// The client asks for the result.
+    Fetch { epoch: Epoch, credit: u32 },
+    /// The client makes room for more batches of the result.
+    Credit { batches: u32 },
+}
+
+/// What a reduce gave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reduced {
+    /// Distinct keys of the worker's partitions.
+    pub distinct: u64,
+    /// Entries that will be sent: fewer where only the top is wanted.
+    pub entries: u64,
+    /// Bytes of the streams that were folded.
+    pub bytes: u64,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Fold the split.
+    Execute {
+        split: SplitId,
+    },
+    /// Group the tables by partition and send each to its owner.
+    Send {
+        epoch: Epoch,
+    },
+    Reduce {
+        epoch: Epoch,
+        top: Option<u64>,
+    },
+    /// Send the result, with credit for so many batches.
+    Fetch {
+        epoch: Epoch,
+        credit: u32,
+    },
+    Credit {
+        batches: u32,
+    },
+    Reply(Reply),
+    /// End the job on this worker, for the client or a peer broke the protocol.
+    Refuse {
+        cause: String,
+    },
+}
+
+/// What the client is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    Mapped { split: SplitId, pairs: u64 },
+    MapFailed { split: SplitId, cause: String },
+    Shuffled { epoch: Epoch, sent_bytes: u64 },
+    PeerFailed { epoch: Epoch, peer: WorkerId, cause: String },
+    Reduced { epoch: Epoch, reduced: Reduced },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    Mapping,
+    Shuffling { epoch: Epoch, sent_bytes: Option<u64> },
+    Shuffled { epoch: Epoch },
+    Reducing { epoch: Epoch },
+    Reduced { epoch: Epoch },
+    Fetching,
+}
+
+/// The state machine of one job on one worker.
+#[derive(Debug)]
+pub struct Worker {
+    me: WorkerId,
+    /// Splits that may be held at once: a client that sends more does not keep to the window.
+    window: usize,
+    state: State,
+    in_flight: BTreeSet<SplitId>,
+    /// Sources whose stream of the current epoch has not arrived whole.
+    missing: BTreeSet<WorkerId>,
+    /// Streams that ended before the client's word of their epoch arrived here.
+    early: BTreeSet<(Epoch, WorkerId)>,
+}
+
+impl Worker {
+    /// Makes the state machine of worker `me`, which holds at most `window` splits.
+    pub fn new(me: WorkerId, window: usize) -> Self {
+        Self {
+            me,
+            window,
+            state: State::Mapping,
+            in_flight: BTreeSet::new(),
+            missing: BTreeSet::new(),
+            early: BTreeSet::new(),
+        }
+    }
+
+    /// Takes an event and returns what is to be done.
+    pub fn handle(&mut self, event: Event) -> Vec<Command> {
+        match event {
+            Event::Split { split } => self.split(split),
+            Event::Executed { split, result } => {
+                self.in_flight.remove(&split);
+                vec![Command::Reply(match result {
+                    Ok(pairs) => Reply::Mapped { split, pairs },
+                    Err(cause) => Reply::MapFailed { split, cause },
+                })]
+            }
+            Event::Shuffle { epoch, workers } => self.shuffle(epoch, workers),
+            Event::SentAll { epoch, bytes } => {
+                if let State::Shuffling { epoch: current, sent_bytes } = &mut self.state
+                    && *current == epoch
+                {
+                    *sent_bytes = Some(bytes);
+                }
+                self.shuffled()
+            }
+            Event::StreamEnded { epoch, source } => {
+                self.early.insert((epoch, source));
+                self.shuffled()
+            }
+            Event::StreamFailed { epoch, peer, cause } => self.stream_failed(epoch, peer, cause),
+            Event::Reduce { epoch, top } => match self.state {
+                State::Shuffled { epoch: current } if current == epoch => {
+                    self.state = State::Reducing { epoch };
+                    vec![Command::Reduce { epoch, top }]
+                }
+                _ => refuse("reduce was asked for before the shuffle ended"),
+            },
+            Event::ReducedAll { epoch, result } => match (self.state.clone(), result) {
+                (State::Reducing { epoch: current }, Ok(reduced)) if current == epoch => {
+                    self.state = State::Reduced { epoch };
+                    vec![Command::Reply(Reply::Reduced { epoch, reduced })]
+                }
+                (State::Reducing { .. }, Err(cause)) => vec![Command::Refuse { cause }],
+                _ => Vec::new(),
+            },
+            Event::Fetch { epoch, credit } => match self.state {
+                State::Reduced { epoch: current } if current == epoch => {
+                    self.state = State::Fetching;
+                    vec![Command::Fetch { epoch, credit }]
+                }
+                _ => refuse("the result was asked for before it was there"),
+            },
+            Event::Credit { batches } => match self.state {
+                State::Fetching => vec![Command::Credit { batches }],
+                _ => refuse("credit was given for a result that nobody asked for"),
+            },
+        }
+    }
+
+    fn split(&mut self, split: SplitId) -> Vec<Command> {
+        if self.state != State::Mapping {
+            return refuse("a split came after the map phase");
+        }
+        if self.in_flight.len() >= self.window {
+            return refuse("more splits came than the window holds");
+        }
+        if !self.in_flight.insert(split) {
+            return refuse("a split came twice");
+        }
+        vec![Command::Execute { split }]
+    }
+
+    fn shuffle(&mut self, epoch: Epoch, workers: Vec<WorkerId>) -> Vec<Command> {
+        if self.state != State::Mapping || !self.in_flight.is_empty() {
+            return refuse("shuffle was asked for before all splits were mapped");
+        }
+        if !workers.contains(&self.me) {
+            return refuse("shuffle was asked for among others only");
+        }
+        self.state = State::Shuffling { epoch, sent_bytes: None };
+        self.missing = workers.into_iter().filter(|&worker| worker != self.me).collect();
+        let mut commands = vec![Command::Send { epoch }];
+        commands.extend(self.shuffled());
+        commands
+    }
+
+    /// Acknowledges the shuffle once nothing of it is open.
+    fn shuffled(&mut self) -> Vec<Command> {
+        let State::Shuffling { epoch, sent_bytes } = self.state else { return Vec::new() };
+        self.missing.retain(|&source| !self.early.contains(&(epoch, source)));
+        match sent_bytes {
+            Some(sent_bytes) if self.missing.is_empty() => {
+                self.state = State::Shuffled { epoch };
+                vec![Command::Reply(Reply::Shuffled { epoch, sent_bytes })]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn stream_failed(&mut self, epoch: Epoch, peer: WorkerId, cause: String) -> Vec<Command> {
+        // Told at once, also before the client's word of the epoch: the client decides who is out.
+        match self.state {
+            State::Mapping | State::Shuffling { .. } => {
+                vec![Command::Reply(Reply::PeerFailed { epoch, peer, cause })]
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn refuse(cause: &str) -> Vec<Command> {
+    vec![Command::Refuse { cause: cause.to_owned() }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EPOCH: Epoch = Epoch(1);
+
+    fn split(id: u64) -> Event {
+        Event::Split { split: SplitId(id) }
+    }
+
+    fn refused(commands: &[Command]) -> bool {
+        matches!(commands, [Command::Refuse { .. }])
+    }
+
+    #[test]
+    fn maps_within_its_window_only() {
+        let mut worker = Worker::new(WorkerId(0), 2);
+        assert_eq!(worker.handle(split(1)), [Command::Execute { split: SplitId(1) }]);
+        assert!(refused(&worker.handle(split(1))), "a split that came twice");
+        assert_eq!(worker.handle(split(2)), [Command::Execute { split: SplitId(2) }]);
+        assert!(refused(&worker.handle(split(3))), "one over the window");
+        let executed = Event::Executed { split: SplitId(1), result: Ok(7) };
+        assert_eq!(worker.handle(executed), [Command::Reply(Reply::Mapped { split: SplitId(1), pairs: 7 })]);
+        assert_eq!(worker.handle(split(3)), [Command::Execute { split: SplitId(3) }]);
+    }
+
+    #[test]
+    fn acknowledges_the_shuffle_when_the_last_stream_ended_in_either_order() {
+        for early in [false, true] {
+            let mut worker = Worker::new(WorkerId(1), 2);
+            let ended = Event::StreamEnded { epoch: EPOCH, source: WorkerId(0) };
+            if early {
+                assert_eq!(worker.handle(ended.clone()), []);
+            }
+            let shuffle = Event::Shuffle { epoch: EPOCH, workers: vec![WorkerId(0), WorkerId(1)] };
+            assert_eq!(worker.handle(shuffle), [Command::Send { epoch: EPOCH }]);
+            let acknowledged = [Command::Reply(Reply::Shuffled { epoch: EPOCH, sent_bytes: 9 })];
+            let sent = worker.handle(Event::SentAll { epoch: EPOCH, bytes: 9 });
+            if early {
+                assert_eq!(sent, acknowledged);
+            } else {
+                assert_eq!(sent, []);
+                assert_eq!(worker.handle(ended), acknowledged);
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_of_another_epoch_does_not_count() {
+        let mut worker = Worker::new(WorkerId(1), 2);
+        worker.handle(Event::StreamEnded { epoch: Epoch(0), source: WorkerId(0) });
+        worker.handle(Event::Shuffle { epoch: EPOCH, workers: vec![WorkerId(0), WorkerId(1)] });
+        assert_eq!(worker.handle(Event::SentAll { epoch: EPOCH, bytes: 0 }), []);
+    }
+
+    #[test]
+    fn refuses_what_comes_out_of_order() {
+        let mut worker = Worker::new(WorkerId(0), 2);
+        assert!(refused(&worker.handle(Event::Reduce { epoch: EPOCH, top: None })));
+        assert!(refused(&worker.handle(Event::Fetch { epoch: EPOCH, credit: 1 })));
+        assert!(refused(&worker.handle(Event::Credit { batches: 1 })));
+        worker.handle(split(1));
+        let shuffle = Event::Shuffle { epoch: EPOCH, workers: vec![WorkerId(0)] };
+        assert!(refused(&worker.handle(shuffle.clone())), "a split is in flight");
+        worker.handle(Event::Executed { split: SplitId(1), result: Ok(0) });
+        worker.handle(shuffle);
+        assert!(refused(&worker.handle(split(2))), "a split after the map phase");
+    }
+
+    #[test]
+    fn a_broken_stream_is_told_at_once() {
+        let mut worker = Worker::new(WorkerId(0), 2);
+        worker.handle(Event::Shuffle { epoch: EPOCH, workers: vec![WorkerId(0), WorkerId(1)] });
+        let cause = "connection refused".to_owned();
+        let failed = Event::StreamFailed { epoch: EPOCH, peer: WorkerId(1), cause: cause.clone() };
+        assert_eq!(
+            worker.handle(failed),
+            [Command::Reply(Reply::PeerFailed { epoch: EPOCH, peer: WorkerId(1), cause })]
+        );
+    }
+}

@@ -1,1 +1,504 @@
-//! TODO
+//! Client: one loop: take an event, ask the coordinator, perform its commands.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, never, select, tick, unbounded};
+
+use crate::job::{Job, Value};
+use crate::logic::coordinator::{Command, Config, Coordinator, Event, Failure, Outcome, Phase};
+use crate::logic::ids::{Epoch, JobId, WorkerId};
+use crate::logic::merge::merge;
+use crate::logic::partition::Seed;
+use crate::wire::message::{Begin, FromWorker, Routes};
+
+use super::greet::PROGRAM;
+use super::link::{Answer, Link, Listener, Order};
+use super::report::{PhaseReport, Progress, Report, Snapshot, WorkerSnapshot, WorkerState};
+use super::results::{Broken, CREDIT_BATCHES, Piece, ResultCursor, SortedCursor, StreamCursor};
+use super::source::{Cutter, Sink};
+use super::spawn;
+
+/// What a run is to do.
+pub struct RunSpec<J: Job> {
+    pub job: Arc<J>,
+    pub id: JobId,
+    /// The job's parameters, in JSON.
+    pub params: String,
+    pub seed: Seed,
+    pub top: Option<u64>,
+    pub split_bytes: Option<u64>,
+    /// Bytes of the input, where they are known.
+    pub input_bytes: Option<u64>,
+    pub input_files: usize,
+    pub worker_timeout: Duration,
+    pub local: bool,
+    /// When the user's command began.
+    pub began: Instant,
+}
+
+/// How often the coordinator is told the time, and the display is drawn.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Events that may wait for the loop. Who puts them in waits when it is full; the loop itself never waits for them.
+const INBOX_EVENTS: usize = 1024;
+
+/// How long to wait for the merge to notice that the job is over. It notices at once, unless it is writing to a pipe
+/// that nobody reads.
+const MERGE_GRACE: Duration = Duration::from_secs(2);
+
+/// What reaches the loop.
+enum Incoming<V> {
+    Answer(WorkerId, Answer<V>),
+    Event(Event),
+    Merged(Box<dyn Sink<V>>, u64),
+    OutputFailed(std::io::Error),
+}
+
+/// Why there is no result.
+#[derive(Debug)]
+pub struct RunError {
+    pub failure: Failure,
+    /// What the output said, where it failed: callers tell a closed pipe from a full disk by it.
+    pub output: Option<std::io::Error>,
+}
+
+impl From<Failure> for RunError {
+    fn from(failure: Failure) -> Self {
+        Self { failure, output: None }
+    }
+}
+
+impl RunError {
+    fn output(error: std::io::Error) -> Self {
+        Self { failure: Failure::Output { cause: error.to_string() }, output: Some(error) }
+    }
+}
+
+/// Where everybody reports to.
+pub struct Mailbox<V> {
+    sender: Sender<Incoming<V>>,
+    inbox: Receiver<Incoming<V>>,
+}
+
+impl<V: Value> Default for Mailbox<V> {
+    fn default() -> Self {
+        let (sender, inbox) = bounded(INBOX_EVENTS);
+        Self { sender, inbox }
+    }
+}
+
+impl<V: Value> Mailbox<V> {
+    /// Returns what a link reports to.
+    pub fn listener(&self) -> Listener<V> {
+        let sender = self.sender.clone();
+        Box::new(move |worker, answer| sender.send(Incoming::Answer(worker, answer)).is_ok())
+    }
+}
+
+struct Client<'c, J: Job> {
+    spec: RunSpec<J>,
+    links: Vec<Link>,
+    routes: Routes,
+    coordinator: Coordinator,
+    mailbox: Mailbox<J::Value>,
+    cuts: Sender<u64>,
+    /// Where the pieces of each worker's result go, once they are asked for.
+    pieces: Vec<Option<Sender<Piece>>>,
+    sorted: Option<Sender<Vec<super::results::Sorted<J::Value>>>>,
+    sink: Option<Box<dyn Sink<J::Value>>>,
+    merged_entries: Arc<AtomicU64>,
+    merge_ended: Receiver<()>,
+    output_error: Option<std::io::Error>,
+    progress: &'c mut dyn Progress,
+}
+
+/// Runs the job over `links`, which report to `mailbox`, and makes the output final.
+///
+/// # Errors
+/// Why there is no result; there is then no output either.
+pub fn run<J: Job>(
+    spec: RunSpec<J>,
+    links: Vec<Link>,
+    mailbox: Mailbox<J::Value>,
+    cutter: Box<dyn Cutter>,
+    sink: Box<dyn Sink<J::Value>>,
+    stop: &Receiver<()>,
+    progress: &mut dyn Progress,
+) -> Result<Report, RunError> {
+    let config = Config {
+        worker_threads: links.iter().map(|link| link.threads).collect(),
+        input_bytes: spec.input_bytes,
+        split_bytes: spec.split_bytes,
+        worker_timeout: (!spec.local).then_some(spec.worker_timeout),
+    };
+    let cuts = start_cutter(&spec, cutter, mailbox.sender.clone())
+        .map_err(|error| Failure::Input { cause: format!("cannot start a thread: {error}") })?;
+    let (coordinator, commands) = Coordinator::start(config, spec.began.elapsed());
+    let mut client = Client {
+        routes: routes(&links),
+        pieces: links.iter().map(|_| None).collect(),
+        spec,
+        links,
+        coordinator,
+        mailbox,
+        cuts,
+        sorted: None,
+        sink: Some(sink),
+        merged_entries: Arc::default(),
+        merge_ended: never(),
+        output_error: None,
+        progress,
+    };
+    let outcome = client.run(commands, stop);
+    client.progress.finish();
+    outcome.and_then(|(sink, entries)| client.finish(sink, entries))
+}
+
+/// Gives each worker as many partitions as it has threads, for each is reduced by one.
+fn routes(links: &[Link]) -> Routes {
+    let ids = (0..links.len() as u32).map(WorkerId);
+    let owners = ids.clone().zip(links).flat_map(|(id, link)| (0..link.threads.max(1)).map(move |_| id));
+    Routes {
+        workers: ids.clone().zip(links).map(|(id, link)| (id, link.address.clone())).collect(),
+        owners: owners.collect(),
+    }
+}
+
+/// Starts the thread that cuts the input, as it is asked to.
+fn start_cutter<J: Job>(
+    spec: &RunSpec<J>,
+    mut cutter: Box<dyn Cutter>,
+    events: Sender<Incoming<J::Value>>,
+) -> std::io::Result<Sender<u64>> {
+    // As many cuts are asked for as the workers' windows hold.
+    let (cuts, asked) = unbounded();
+    let job = spec.job.clone();
+    spawn("mr:input".into(), move || {
+        for target_bytes in asked {
+            let event = match cutter.cut(target_bytes, &|byte| job.is_boundary(byte)) {
+                Ok(Some(split)) => Event::SplitCut { split },
+                Ok(None) => Event::InputEnded,
+                Err(error) => Event::InputFailed { cause: format!("{error:#}") },
+            };
+            let last = !matches!(event, Event::SplitCut { .. });
+            if events.send(Incoming::Event(event)).is_err() || last {
+                return;
+            }
+        }
+    })?;
+    Ok(cuts)
+}
+
+impl<J: Job> Client<'_, J> {
+    /// The loop. Returns the sink with everything in it, and how many entries those are.
+    fn run(
+        &mut self,
+        mut commands: Vec<Command>,
+        stop: &Receiver<()>,
+    ) -> Result<(Box<dyn Sink<J::Value>>, u64), RunError> {
+        let ticks = tick(TICK);
+        let inbox = self.mailbox.inbox.clone();
+        let mut shown = None;
+        let mut written = None;
+        loop {
+            for command in commands {
+                self.perform(command);
+            }
+            if shown != Some(self.coordinator.phase()) {
+                shown = Some(self.coordinator.phase());
+                self.show();
+            }
+            match (self.coordinator.outcome(), written.take()) {
+                (Some(Outcome::Done), Some(written)) => return Ok(written),
+                (Some(Outcome::Failed(failure)), _) => {
+                    let failure = failure.clone();
+                    self.abandon_merge();
+                    return Err(RunError { failure, output: self.output_error.take() });
+                }
+                (_, kept) => written = kept,
+            }
+            let event = select! {
+                recv(inbox) -> incoming => match incoming {
+                    Ok(Incoming::Answer(worker, answer)) => self.answer(worker, answer),
+                    Ok(Incoming::Event(event)) => Some(event),
+                    Ok(Incoming::Merged(sink, entries)) => {
+                        written = Some((sink, entries));
+                        Some(Event::Merged { bytes: 0, entries })
+                    }
+                    Ok(Incoming::OutputFailed(error)) => {
+                        let cause = error.to_string();
+                        self.output_error = Some(error);
+                        Some(Event::OutputFailed { cause })
+                    }
+                    // The client itself holds a sender.
+                    Err(_) => Some(Event::Interrupted),
+                },
+                recv(ticks) -> _ => {
+                    self.show();
+                    Some(Event::Tick)
+                }
+                recv(stop) -> _ => Some(Event::Interrupted),
+            };
+            let now = self.spec.began.elapsed();
+            commands = event.map(|event| self.coordinator.handle(event, now)).unwrap_or_default();
+        }
+    }
+
+    /// Makes an event of what a worker says; pieces of the result go straight to the merge.
+    fn answer(&mut self, worker: WorkerId, answer: Answer<J::Value>) -> Option<Event> {
+        let message = match answer {
+            Answer::Message(message) => message,
+            Answer::Results(batch) => {
+                self.hand_on(worker, Piece::Batch(batch));
+                return Some(Event::Heard { worker });
+            }
+            Answer::Sorted(sorted) => {
+                if let Some(to_merge) = self.sorted.take() {
+                    let _ = to_merge.send(sorted);
+                }
+                return None;
+            }
+            Answer::Unread { cause } => return Some(Event::InputFailed { cause }),
+            Answer::Closed { cause } => return Some(Event::LinkClosed { worker, cause }),
+        };
+        Some(match message {
+            FromWorker::Begun => Event::Begun { worker },
+            FromWorker::Mapped { split, pairs } => Event::Mapped { worker, split, pairs },
+            FromWorker::MapFailed { split, cause } => Event::MapFailed { worker, split, cause },
+            FromWorker::Shuffled { epoch, sent_bytes } => Event::Shuffled { worker, epoch, sent_bytes },
+            FromWorker::PeerFailed { epoch, peer, cause } => Event::PeerFailed { worker, epoch, peer, cause },
+            FromWorker::Reduced { epoch, distinct, entries, bytes } => {
+                Event::Reduced { worker, epoch, distinct, entries, bytes }
+            }
+            FromWorker::ResultsEnd { .. } => {
+                self.hand_on(worker, Piece::End);
+                Event::Heard { worker }
+            }
+            FromWorker::Failed { cause } => Event::Failed { worker, cause },
+            FromWorker::Beat => Event::Heard { worker },
+        })
+    }
+
+    fn hand_on(&self, worker: WorkerId, piece: Piece) {
+        if let Some(Some(to_merge)) = self.pieces.get(worker.index()) {
+            // The merge is over; the coordinator has heard why.
+            let _ = to_merge.send(piece);
+        }
+    }
+
+    fn perform(&mut self, command: Command) {
+        match command {
+            Command::Begin { worker } => self.order(
+                worker,
+                Order::Begin(Begin {
+                    job: self.spec.id,
+                    name: J::NAME.to_owned(),
+                    params: self.spec.params.clone(),
+                    seed: self.spec.seed,
+                    worker,
+                    timeout_ms: self.spec.worker_timeout.as_millis() as u64,
+                }),
+            ),
+            Command::CutSplit { target_bytes } => {
+                // The cutter has ended; it has said why.
+                let _ = self.cuts.send(target_bytes);
+            }
+            Command::Map { worker, split } => self.order(worker, Order::Map(split)),
+            Command::Shuffle { worker, epoch } => {
+                self.order(worker, Order::Shuffle { epoch, routes: self.routes.clone() });
+            }
+            Command::Reduce { worker, epoch } => {
+                self.order(worker, Order::Reduce { epoch, top: self.spec.top })
+            }
+            Command::Merge { epoch } => self.start_merge(epoch),
+            Command::End { worker } => self.order(worker, Order::End),
+        }
+    }
+
+    fn order(&self, worker: WorkerId, order: Order) {
+        if let Some(link) = self.links.get(worker.index()) {
+            // A link that is gone has said so, or will.
+            let _ = link.orders.send(order);
+        }
+    }
+
+    fn start_merge(&mut self, epoch: Epoch) {
+        let Some(sink) = self.sink.take() else { return };
+        let (ended, merge_ended) = bounded::<()>(1);
+        self.merge_ended = merge_ended;
+        let streams = self.open_streams(epoch);
+        let (job, top, entries) = (self.spec.job.clone(), self.spec.top, self.merged_entries.clone());
+        let events = self.mailbox.sender.clone();
+        let started = spawn("mr:merge".into(), move || {
+            let merged = super::guarded(|| write_merged(job.as_ref(), streams, top, sink, &entries));
+            let incoming = match merged {
+                Ok(Ok(sink)) => Incoming::Merged(sink, entries.load(Ordering::Relaxed)),
+                // The job ended for another reason, which the coordinator knows or will hear.
+                Ok(Err(Broken::Ended)) => Incoming::Event(Event::Tick),
+                Ok(Err(Broken::Output(error))) => Incoming::OutputFailed(error),
+                Ok(Err(Broken::Malformed(error))) => {
+                    Incoming::Event(Event::OutputFailed { cause: error.to_string() })
+                }
+                Err(cause) => Incoming::Event(Event::OutputFailed { cause }),
+            };
+            drop(ended);
+            let _ = events.send(incoming);
+        });
+        if let Err(error) = started {
+            let cause = format!("cannot start a thread: {error}");
+            let _ = self.mailbox.sender.try_send(Incoming::Event(Event::OutputFailed { cause }));
+        }
+    }
+
+    /// Asks for the results and returns where they will come from.
+    fn open_streams(&mut self, epoch: Epoch) -> Streams<J::Value> {
+        if self.spec.local {
+            let (to_merge, sorted) = bounded(1);
+            self.sorted = Some(to_merge);
+            self.order(WorkerId(0), Order::Fetch { epoch, credit: CREDIT_BATCHES });
+            return Streams::Sorted(sorted);
+        }
+        let mut streams = Vec::new();
+        for (index, link) in self.links.iter().enumerate() {
+            // Bounded by the credit.
+            let (to_merge, pieces) = unbounded();
+            self.pieces[index] = Some(to_merge);
+            let orders = link.orders.clone();
+            let consumed = move || {
+                let _ = orders.send(Order::Credit { batches: 1 });
+            };
+            streams.push((pieces, Box::new(consumed) as Box<dyn Fn() + Send>));
+            self.order(WorkerId(index as u32), Order::Fetch { epoch, credit: CREDIT_BATCHES });
+        }
+        Streams::Pieces(streams)
+    }
+
+    /// Has the merge end, and waits until its half-written file is gone.
+    fn abandon_merge(&mut self) {
+        self.pieces.clear();
+        self.sorted = None;
+        self.sink = None;
+        if self.coordinator.phase() == Phase::Merge {
+            let _ = self.merge_ended.recv_timeout(MERGE_GRACE);
+        }
+    }
+
+    /// Makes the output final and sums up.
+    fn finish(self, sink: Box<dyn Sink<J::Value>>, entries: u64) -> Result<Report, RunError> {
+        let before = Instant::now();
+        let output_bytes = sink.finish().map_err(RunError::output)?;
+        let finishing = before.elapsed();
+        let now = self.spec.began.elapsed();
+        let totals = self.coordinator.totals();
+        let phases = Phase::ALL.map(|phase| {
+            let (extra, bytes) = match phase {
+                Phase::Split => (Duration::ZERO, totals.cut_bytes),
+                Phase::Map => (Duration::ZERO, totals.mapped_bytes),
+                Phase::Shuffle => (Duration::ZERO, totals.shuffled_bytes),
+                Phase::Reduce => (Duration::ZERO, totals.reduced_bytes),
+                Phase::Merge => (finishing, output_bytes),
+            };
+            let seconds = (self.coordinator.phase_time(phase, now) + extra).as_secs_f64();
+            PhaseReport { phase, seconds, bytes }
+        });
+        Ok(Report {
+            job: J::NAME.to_owned(),
+            program_version: PROGRAM.to_owned(),
+            workers: self.links.len(),
+            threads: self.links.iter().map(|link| link.threads as usize).sum(),
+            local: self.spec.local,
+            total_seconds: phases.iter().map(|phase| phase.seconds).sum(),
+            phases: phases.to_vec(),
+            input_files: self.spec.input_files,
+            input_bytes: totals.mapped_bytes,
+            splits: totals.splits,
+            pairs: totals.pairs,
+            distinct_keys: totals.distinct_keys,
+            output_entries: entries,
+            output_bytes,
+        })
+    }
+
+    fn show(&mut self) {
+        let now = self.spec.began.elapsed();
+        let (phase, totals) = (self.coordinator.phase(), self.coordinator.totals());
+        let workers = self.coordinator.workers().iter().zip(&self.links);
+        let snapshot = Snapshot {
+            phase,
+            elapsed: now,
+            phase_elapsed: self.coordinator.phase_time(phase, now),
+            input_bytes: self.spec.input_bytes,
+            mapped_bytes: totals.mapped_bytes,
+            workers_done: self.coordinator.workers().iter().filter(|worker| worker.acknowledged).count(),
+            merged_entries: self.merged_entries.load(Ordering::Relaxed),
+            total_entries: self.spec.top.map_or(totals.entries, |top| totals.entries.min(top)),
+            workers: workers
+                .map(|(worker, link)| WorkerSnapshot {
+                    name: link.name.clone(),
+                    state: match phase {
+                        Phase::Split if worker.acknowledged => WorkerState::Waiting,
+                        Phase::Split => WorkerState::Starting,
+                        Phase::Map if worker.in_flight.is_empty() => WorkerState::Waiting,
+                        Phase::Map => WorkerState::Mapping,
+                        Phase::Merge => WorkerState::Merging,
+                        _ if worker.acknowledged => WorkerState::Waiting,
+                        Phase::Shuffle => WorkerState::Shuffling,
+                        Phase::Reduce => WorkerState::Reducing,
+                    },
+                    splits_mapped: worker.splits_mapped,
+                    bytes_mapped: worker.bytes_mapped,
+                    splits_in_flight: worker.in_flight.len(),
+                })
+                .collect(),
+        };
+        self.progress.update(&snapshot);
+    }
+}
+
+/// Where the sorted partitions come from.
+enum Streams<V> {
+    Sorted(Receiver<Vec<super::results::Sorted<V>>>),
+    Pieces(Vec<(Receiver<Piece>, Box<dyn Fn() + Send>)>),
+}
+
+/// Merges `streams` into `sink`, which is returned with everything in it but not yet final.
+fn write_merged<J: Job>(
+    job: &J,
+    streams: Streams<J::Value>,
+    top: Option<u64>,
+    mut sink: Box<dyn Sink<J::Value>>,
+    entries: &AtomicU64,
+) -> Result<Box<dyn Sink<J::Value>>, Broken> {
+    let mut cursors = match streams {
+        Streams::Sorted(sorted) => {
+            let sorted = sorted.recv().map_err(|_| Broken::Ended)?;
+            sorted.into_iter().map(|part| ResultCursor::Sorted(SortedCursor::new(part))).collect()
+        }
+        Streams::Pieces(streams) => {
+            let opened = streams.into_iter().map(|(pieces, consumed)| StreamCursor::open(pieces, consumed));
+            opened.map(|cursor| cursor.map(ResultCursor::Stream)).collect::<Result<Vec<_>, _>>()?
+        }
+    };
+    let mut left = top.unwrap_or(u64::MAX);
+    let mut count = 0;
+    merge(
+        &mut cursors,
+        |a, b| job.compare(a, b),
+        |key, value| {
+            if left == 0 {
+                return Ok(false);
+            }
+            left -= 1;
+            sink.entry(key, value)?;
+            count += 1;
+            if count % 1024 == 0 {
+                entries.store(count, Ordering::Relaxed);
+            }
+            Ok(true)
+        },
+    )?;
+    entries.store(count, Ordering::Relaxed);
+    Ok(sink)
+}

@@ -1,1 +1,78 @@
-//! TODO
+//! Local: a worker in the client's own process, at the other end of a link in memory (the paper, 4.7).
+
+use std::sync::Arc;
+
+use crate::job::Job;
+use crate::logic::ids::WorkerId;
+use crate::logic::worker::Event;
+
+use super::link::{Answer, Link, Listener, Order};
+use super::source::SplitSource;
+use super::spawn;
+use super::worker::{Input, Setup, inputs, run};
+
+/// Starts a worker with `threads` map threads in this process. It reads splits where they lie, through `source`.
+///
+/// # Errors
+/// If a thread cannot be started.
+pub fn start_local<J: Job>(
+    job: Arc<J>,
+    threads: usize,
+    source: Arc<dyn SplitSource>,
+    listener: Listener<J::Value>,
+) -> std::io::Result<Link> {
+    let me = WorkerId(0);
+    let (orders, asked) = crossbeam_channel::unbounded();
+    let (sender, inbox) = inputs::<J::Value>();
+    // The listener may be called from any thread of the worker.
+    let listener = std::sync::Mutex::new(listener);
+    let tell = Arc::new(move |answer: Answer<J::Value>| {
+        listener.lock().unwrap_or_else(std::sync::PoisonError::into_inner)(me, answer)
+    });
+    spawn("mr:local".into(), move || {
+        let Ok(Order::Begin(begin)) = asked.recv() else { return };
+        let setup = Setup {
+            job,
+            seed: begin.seed,
+            me,
+            threads,
+            window: usize::MAX,
+            memory: u64::MAX,
+            peers: None,
+            inbox: Arc::default(),
+        };
+        let to_worker = sender.clone();
+        let translated = spawn("mr:orders".into(), move || {
+            for order in asked {
+                let Some(input) = translate(order, &source) else { break };
+                if to_worker.send(input).is_err() {
+                    return;
+                }
+            }
+            let _ = to_worker.send(Input::End);
+        });
+        let told = tell.clone();
+        if let Err(error) = translated.and_then(|_| run(setup, sender, &inbox, tell)) {
+            told(Answer::Closed { cause: format!("cannot start a thread: {error}") });
+        }
+    })?;
+    Ok(Link {
+        name: "in-process".into(),
+        threads: threads as u32,
+        address: String::new(),
+        orders,
+        control: None,
+    })
+}
+
+/// Makes an order what the worker's loop takes; `None` for the end.
+fn translate<V>(order: Order, source: &Arc<dyn SplitSource>) -> Option<Input<V>> {
+    Some(match order {
+        Order::Map(split) => Input::Split(split.id, super::engine::SplitData::Stored(split, source.clone())),
+        Order::Shuffle { epoch, routes } => Input::Shuffle { epoch, routes },
+        Order::Reduce { epoch, top } => Input::Happened(Event::Reduce { epoch, top }),
+        Order::Fetch { epoch, credit } => Input::Happened(Event::Fetch { epoch, credit }),
+        Order::Credit { batches } => Input::Happened(Event::Credit { batches }),
+        Order::Begin(_) | Order::End => return None,
+    })
+}

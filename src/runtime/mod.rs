@@ -1,6 +1,30 @@
 //! Does: owns threads and channels, holds no policy.
 
 pub mod client;
+pub(crate) mod engine;
+pub mod greet;
+pub mod link;
 pub mod local;
 pub mod report;
+pub(crate) mod results;
 pub mod serve;
+pub(crate) mod shuffle;
+pub mod source;
+pub(crate) mod worker;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::{Builder, JoinHandle};
+
+/// Runs `work`; a panic in it, which can only be the job's code or a broken invariant, becomes its message.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
+        let message = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let message = message.or_else(|| payload.downcast_ref::<String>().cloned());
+        format!("the job panicked: {}", message.unwrap_or_else(|| "without a message".to_owned()))
+    })
+}
+
+/// Starts a named thread.
+pub(crate) fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    Builder::new().name(name).spawn(work)
+}

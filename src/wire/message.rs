@@ -1,1 +1,236 @@
-//! TODO
+//! Message: what client, workers and peers say to each other; the only serde types that cross hosts.
+//!
+//! Control messages travel as JSON, so that a capture can be read; splits, batches and results are binary.
+
+use std::io::{Read, Write};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::logic::ids::{Epoch, JobId, SplitId, WorkerId};
+use crate::logic::partition::{Partition, Seed};
+
+use super::frame::{FrameError, Kind, MAX_CONTROL_BYTES, read_frame, write_frame};
+
+/// Says that a connection speaks this protocol at all.
+pub const MAGIC: &str = "mapreduce";
+
+/// Version of everything in `wire`. Client and workers must have the same.
+pub const PROTOCOL: u32 = 1;
+
+/// The first message of every connection, from whoever made it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Hello {
+    pub magic: String,
+    pub protocol: u32,
+    /// Version of the program, for messages to people.
+    pub program: String,
+    /// The cluster's key; empty for a worker that was started by hand.
+    pub key: String,
+    pub role: Role,
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Runs a job.
+    Client,
+    /// Sends one epoch's shuffle stream.
+    Peer { job: JobId, epoch: Epoch, source: WorkerId },
+    /// Asks how the worker is.
+    Status,
+}
+
+/// The answer to [`Hello`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Greeting {
+    Welcome(Welcome),
+    Refused { reason: String, program: String },
+}
+
+/// How a worker introduces itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Welcome {
+    pub program: String,
+    /// The names of the jobs that it can run.
+    pub jobs: Vec<String>,
+    pub pid: u32,
+    pub threads: u32,
+    pub uptime_ms: u64,
+    /// Jobs that run at this moment.
+    pub running_jobs: u32,
+    /// Resident memory of the process.
+    pub memory_bytes: u64,
+}
+
+/// From the client to a worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToWorker {
+    Begin(Begin),
+    /// All splits are mapped: move the tables to their reducers.
+    Shuffle {
+        epoch: Epoch,
+        routes: Routes,
+    },
+    /// All streams have arrived: fold and sort. With `top`, only so many entries will be fetched.
+    Reduce {
+        epoch: Epoch,
+        top: Option<u64>,
+    },
+    /// Send the result, no more batches than there is credit for.
+    Fetch {
+        epoch: Epoch,
+        credit: u32,
+    },
+    /// So many more batches may be sent.
+    Credit {
+        batches: u32,
+    },
+    /// The client lives.
+    Beat,
+}
+
+/// What a worker needs to know of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begin {
+    pub job: JobId,
+    /// Name of the job, as `Job::NAME`.
+    pub name: String,
+    /// The job's parameters, in JSON.
+    pub params: String,
+    pub seed: Seed,
+    /// Which worker of the job this one is.
+    pub worker: WorkerId,
+    /// How long a peer or the client may be silent.
+    pub timeout_ms: u64,
+}
+
+/// Where the partitions go in one epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Routes {
+    /// The live workers with the numeric addresses (`IP:PORT`) at which their peers reach them.
+    pub workers: Vec<(WorkerId, String)>,
+    /// The owner of each partition.
+    pub owners: Vec<WorkerId>,
+}
+
+impl Routes {
+    /// Returns the number of partitions.
+    pub fn n_partitions(&self) -> u32 {
+        self.owners.len() as u32
+    }
+
+    /// Returns the partitions that `worker` owns.
+    pub fn owned_by(&self, worker: WorkerId) -> impl Iterator<Item = Partition> + '_ {
+        let owned = move |(_, owner): &(usize, &WorkerId)| **owner == worker;
+        self.owners.iter().enumerate().filter(owned).map(|(index, _)| Partition(index as u32))
+    }
+}
+
+/// From a worker to the client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromWorker {
+    /// The job is known and its parameters are good.
+    Begun,
+    Mapped {
+        split: SplitId,
+        pairs: u64,
+    },
+    /// An execution failed: the job's code panicked, or the worker's resources did not do.
+    MapFailed {
+        split: SplitId,
+        cause: String,
+    },
+    /// All streams of the epoch are sent, acknowledged and received.
+    Shuffled {
+        epoch: Epoch,
+        sent_bytes: u64,
+    },
+    /// A stream to or from `peer` broke.
+    PeerFailed {
+        epoch: Epoch,
+        peer: WorkerId,
+        cause: String,
+    },
+    Reduced {
+        epoch: Epoch,
+        distinct: u64,
+        entries: u64,
+        bytes: u64,
+    },
+    /// All of the result has been sent.
+    ResultsEnd {
+        epoch: Epoch,
+    },
+    /// The worker gives up this job.
+    Failed {
+        cause: String,
+    },
+    /// The worker lives, whatever it is computing.
+    Beat,
+}
+
+/// Writes a control message.
+///
+/// # Errors
+/// If `to` fails.
+pub fn write_message<M: Serialize>(to: &mut impl Write, message: &M) -> Result<(), FrameError> {
+    let json = serde_json::to_vec(message).map_err(|error| FrameError::Malformed(error.to_string()))?;
+    if json.len() > MAX_CONTROL_BYTES {
+        return Err(FrameError::TooLong { length: json.len(), limit: MAX_CONTROL_BYTES });
+    }
+    Ok(write_frame(to, Kind::Control, &[&json])?)
+}
+
+/// Takes a control message out of its payload.
+///
+/// # Errors
+/// `Malformed` if it is none of type `M`.
+pub fn decode_message<M: DeserializeOwned>(payload: &[u8]) -> Result<M, FrameError> {
+    serde_json::from_slice(payload).map_err(|error| FrameError::Malformed(error.to_string()))
+}
+
+/// Reads a frame that must be a control message.
+///
+/// # Errors
+/// As [`read_frame`]; `Unexpected` for another kind of frame, `Torn` for the end of the stream.
+pub fn read_message<M: DeserializeOwned>(from: &mut impl Read) -> Result<M, FrameError> {
+    let mut payload = Vec::new();
+    match read_frame(from, &mut payload, MAX_CONTROL_BYTES)? {
+        Some(Kind::Control) => decode_message(&payload),
+        Some(other) => Err(FrameError::Unexpected(other)),
+        None => Err(FrameError::Torn),
+    }
+}
+
+/// Bytes before the text in a frame of [`Kind::Split`]: the split's id, little-endian.
+pub const SPLIT_HEADER_BYTES: usize = 8;
+
+/// Takes the split's id off the front of a frame's payload.
+///
+/// # Errors
+/// `Malformed` if it is too short.
+pub fn decode_split(payload: &[u8]) -> Result<(SplitId, &[u8]), FrameError> {
+    let (id, text) = payload
+        .split_first_chunk::<SPLIT_HEADER_BYTES>()
+        .ok_or_else(|| FrameError::Malformed("a split without its id".into()))?;
+    Ok((SplitId(u64::from_le_bytes(*id)), text))
+}
+
+/// Bytes before the entries in a frame of [`Kind::Batch`]: the partition, little-endian.
+pub const BATCH_HEADER_BYTES: usize = 4;
+
+/// Takes the partition off the front of a batch.
+///
+/// # Errors
+/// `Malformed` if it is too short.
+pub fn decode_batch(payload: &[u8]) -> Result<(Partition, &[u8]), FrameError> {
+    let (partition, entries) = payload
+        .split_first_chunk::<BATCH_HEADER_BYTES>()
+        .ok_or_else(|| FrameError::Malformed("a batch without its partition".into()))?;
+    Ok((Partition(u32::from_le_bytes(*partition)), entries))
+}

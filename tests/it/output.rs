@@ -1,12 +1,13 @@
 //! Output: results come whole, in the form asked for, and nothing else is on standard output.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use mapreduce::edge::output::{Destination, Format, open};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::program::{Finished, Invocation};
 
@@ -37,7 +38,10 @@ fn standard_output_has_results_only() {
         (&["-v"], "the\t3\ncat\t2\ndog\t1\n"),
         (&["--top", "1"], "the\t3\n"),
         (&["--tokens", "whitespace"], "the\t3\ncat\t1\ncat,\t1\ndog\t1\n"),
-        (&["--format", "csv", "--tokens", "whitespace"], "word,count\r\nthe,3\r\ncat,1\r\n\"cat,\",1\r\ndog,1\r\n"),
+        (
+            &["--format", "csv", "--tokens", "whitespace"],
+            "word,count\r\nthe,3\r\ncat,1\r\n\"cat,\",1\r\ndog,1\r\n",
+        ),
         (&["--format", "json", "--top", "1"], "{\"word\":\"the\",\"count\":3}\n"),
     ] {
         let done = in_directory(directory.path(), args).expect_code(0);
@@ -50,7 +54,8 @@ fn standard_output_has_results_only() {
 #[test]
 fn format_follows_the_name_of_the_file() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    for (name, start) in [("out.tsv", "the\t3\n"), ("out.csv", "word,count\r\n"), ("out.jsonl", "{\"word\":\"the\"")]
+    for (name, start) in
+        [("out.tsv", "the\t3\n"), ("out.csv", "word,count\r\n"), ("out.jsonl", "{\"word\":\"the\"")]
     {
         let done = in_directory(directory.path(), &["-o", name]).expect_code(0);
         assert_eq!(done.stdout, "");
@@ -58,7 +63,9 @@ fn format_follows_the_name_of_the_file() {
         assert!(text.starts_with(start), "{name}: {text}");
     }
     in_directory(directory.path(), &["-o", "out.csv", "--format", "tsv"]).expect_code(0);
-    assert!(fs::read_to_string(directory.path().join("out.csv")).expect("the result").starts_with("the\t3\n"));
+    assert!(
+        fs::read_to_string(directory.path().join("out.csv")).expect("the result").starts_with("the\t3\n")
+    );
     assert_eq!(names(directory.path()), ["out.csv", "out.jsonl", "out.tsv", "text.txt"]);
 }
 
@@ -112,21 +119,52 @@ fn reader_that_leaves_ends_the_run_quietly() {
         .expect("the program");
     let mut first = [0; 5];
     child.stdout.take().expect("a pipe").read_exact(&mut first).expect("a first line");
-    let begun = Instant::now();
-    let status = loop {
-        match child.try_wait().expect("our child") {
-            Some(status) => break status,
-            None if begun.elapsed() > Duration::from_secs(20) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                panic!("it goes on without a reader");
-            }
-            None => std::thread::sleep(Duration::from_millis(10)),
-        }
-    };
+    let status = wait(&mut child, Duration::from_secs(20));
     let mut said = String::new();
     child.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
     assert_eq!((status.code(), said.as_str()), (Some(0), ""));
+}
+
+/// Ctrl-C while the input is still coming: exit 130, and nothing is left.
+#[test]
+fn interrupted_run_leaves_no_file() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mapreduce"))
+        .args(["run", "--local", "-q", "-", "-o", "out.tsv"])
+        .current_dir(directory.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program");
+    let mut input = child.stdin.take().expect("a pipe");
+    // More than a pipe holds: once it is written, the program is reading, and its signals are set.
+    input.write_all(&b"some words\n".repeat(20_000)).expect("the program to read");
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("not zero");
+    kill_process(pid, Signal::INT).expect("the program to be there");
+    let status = wait(&mut child, Duration::from_secs(10));
+    drop(input);
+    assert_eq!(status.code(), Some(130));
+    assert!(names(directory.path()).is_empty(), "{:?}", names(directory.path()));
+}
+
+/// Waits for `child` to end.
+///
+/// # Panics
+/// If it has not within `limit`; it is ended then.
+fn wait(child: &mut Child, limit: Duration) -> ExitStatus {
+    let begun = Instant::now();
+    loop {
+        match child.try_wait().expect("our child") {
+            Some(status) => return status,
+            None if begun.elapsed() > limit => {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!("it did not end within {limit:?}");
+            }
+            None => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
 }
 
 /// The sink that `run` writes to, dropped before its end, as an error or Ctrl-C does.
@@ -134,7 +172,8 @@ fn reader_that_leaves_ends_the_run_quietly() {
 fn sink_that_is_dropped_leaves_no_file() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("out.tsv");
-    let mut sink = open::<u64>(&Destination::File(path.clone()), Format::Tsv, ["word", "count"]).expect("a sink");
+    let mut sink =
+        open::<u64>(&Destination::File(path.clone()), Format::Tsv, ["word", "count"]).expect("a sink");
     for number in 0..200_000u64 {
         sink.entry(b"some word", &number).expect("room");
     }
@@ -147,7 +186,8 @@ fn sink_that_is_dropped_leaves_no_file() {
 fn sink_counts_the_bytes_it_wrote() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("out.tsv");
-    let mut sink = open::<u64>(&Destination::File(path.clone()), Format::Tsv, ["word", "count"]).expect("a sink");
+    let mut sink =
+        open::<u64>(&Destination::File(path.clone()), Format::Tsv, ["word", "count"]).expect("a sink");
     let mut expected = String::new();
     for number in 0..100_000u64 {
         sink.entry(format!("w{number}").as_bytes(), &number).expect("room");

@@ -25,6 +25,12 @@ const FRAME: Duration = Duration::from_millis(60);
 /// Steps of a bar; its length on the screen is in the template.
 const STEPS: u64 = 1000;
 
+/// A phase that is over, one whose end is known, one whose end is not, and a worker.
+const ENDED: &str = "{prefix:>8} {wide_msg}";
+const MOVING: &str = "{prefix:>8} {bar:24.cyan/dim} {percent:>3} %  {wide_msg}";
+const WAITING: &str = "{prefix:>8} {spinner:.cyan} {wide_msg}";
+const WORKER: &str = "         {wide_msg:.dim}";
+
 impl Bars {
     pub fn new(target: ProgressDrawTarget) -> Self {
         Self {
@@ -41,22 +47,22 @@ impl Bars {
         if let (Some((_, since)), Some(bar)) =
             (self.current.replace((snapshot.phase, begun)), self.phases.last())
         {
-            bar.set_style(style("{prefix:>8} {wide_msg}"));
+            bar.set_style(style(ENDED));
             bar.finish_with_message(format!("{:.2} s", begun.saturating_sub(since).as_secs_f64()));
         }
-        let bar = self.screen.insert(self.phases.len(), ProgressBar::new(STEPS));
-        bar.set_prefix(phase_name(snapshot.phase));
-        self.phases.push(bar);
+        // Dressed before it is on the screen: what is set later is drawn at once.
+        let bar = ProgressBar::new(STEPS).with_style(style(WAITING)).with_prefix(phase_name(snapshot.phase));
+        self.phases.push(self.screen.insert(self.phases.len(), bar));
     }
 
     fn show(&mut self, snapshot: &Snapshot) {
         if let Some(bar) = self.phases.last() {
             match text::share(snapshot) {
                 Some(share) => {
-                    bar.set_style(style("{prefix:>8} {bar:24.cyan/dim} {percent:>3} %  {wide_msg}"));
+                    bar.set_style(style(MOVING));
                     bar.set_position((share * STEPS as f64) as u64);
                 }
-                None => bar.set_style(style("{prefix:>8} {spinner:.cyan} {wide_msg}")),
+                None => bar.set_style(style(WAITING)),
             }
             bar.set_message(text::figures(snapshot));
             bar.tick();
@@ -69,9 +75,8 @@ impl Bars {
             }
         }
         while self.rows.len() < rows.len() {
-            let row = self.screen.add(ProgressBar::new(STEPS));
-            row.set_style(style("         {wide_msg:.dim}"));
-            self.rows.push(row);
+            let row = ProgressBar::new(STEPS).with_style(style(WORKER));
+            self.rows.push(self.screen.add(row));
         }
         for (row, text) in self.rows.iter().zip(rows) {
             row.set_message(text);
@@ -121,12 +126,7 @@ mod tests {
 
     #[test]
     fn templates_are_well_formed() {
-        for template in [
-            "{prefix:>8} {wide_msg}",
-            "{prefix:>8} {bar:24.cyan/dim} {percent:>3} %  {wide_msg}",
-            "{prefix:>8} {spinner:.cyan} {wide_msg}",
-            "         {wide_msg:.dim}",
-        ] {
+        for template in [ENDED, MOVING, WAITING, WORKER] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
     }

@@ -20,7 +20,7 @@ pub fn share(snapshot: &Snapshot) -> Option<f64> {
 pub fn figures(snapshot: &Snapshot) -> String {
     match snapshot.phase {
         Phase::Split => match snapshot.workers.len() {
-            0 => "opening the input".to_owned(),
+            0 | 1 => "opening the input".to_owned(),
             workers => format!("opening the input, greeting {}", counted(workers as u64, "worker")),
         },
         Phase::Map => mapped(snapshot),

@@ -1,0 +1,188 @@
+//! Link: what the client asks of a worker and hears from it, over a connection or in memory.
+
+use std::io::{self, BufReader, Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+
+use crate::job::Value;
+use crate::logic::ids::{Epoch, WorkerId};
+use crate::logic::split::Split;
+use crate::wire::frame::{FrameError, Kind, MAX_PAYLOAD_BYTES, read_frame, write_frame};
+use crate::wire::message::{Begin, FromWorker, Routes, ToWorker, decode_message, write_message};
+
+use super::results::Sorted;
+use super::source::SplitSource;
+use super::spawn;
+
+/// A connection, made or accepted by `edge::net`. Reading and writing are done by different threads.
+pub struct Connection {
+    pub reader: Box<dyn Read + Send>,
+    pub writer: Box<dyn Write + Send>,
+    pub control: Arc<dyn Control>,
+    /// Who is at the other end, for messages to people.
+    pub peer: String,
+}
+
+/// What any thread may do to a connection.
+pub trait Control: Send + Sync {
+    /// Bounds every single read and write from now on.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    fn set_deadline(&self, deadline: Duration) -> io::Result<()>;
+
+    /// Ends the connection: whoever waits on it wakes up with an error. May be called more than once.
+    fn close(&self);
+}
+
+/// Makes connections to workers.
+pub trait Network: Send + Sync {
+    /// Connects to `address` (`IP:PORT`).
+    ///
+    /// # Errors
+    /// If that has not been done after `timeout`.
+    fn connect(&self, address: &str, timeout: Duration) -> io::Result<Connection>;
+}
+
+/// Accepts connections.
+pub trait Listen: Send + Sync {
+    /// Waits for the next connection.
+    ///
+    /// # Errors
+    /// If none can be accepted now.
+    fn accept(&self) -> io::Result<Connection>;
+
+    /// Makes an [`accept`](Listen::accept) that waits return.
+    fn wake(&self);
+}
+
+/// What the client asks of a worker.
+#[derive(Debug)]
+pub enum Order {
+    Begin(Begin),
+    Map(Split),
+    Shuffle { epoch: Epoch, routes: Routes },
+    Reduce { epoch: Epoch, top: Option<u64> },
+    Fetch { epoch: Epoch, credit: u32 },
+    Credit { batches: u32 },
+    End,
+}
+
+/// What the client hears from a worker.
+pub enum Answer<V> {
+    Message(FromWorker),
+    /// Encoded entries of the result.
+    Results(Vec<u8>),
+    /// The worker's sorted partitions, where it runs in the same process.
+    Sorted(Vec<Sorted<V>>),
+    /// The split could not be read; it was not sent.
+    Unread {
+        cause: String,
+    },
+    Closed {
+        cause: String,
+    },
+}
+
+/// The client's end of a link. Dropping it ends the job on the worker.
+pub struct Link {
+    pub name: String,
+    pub threads: u32,
+    /// At which peers reach the worker (`IP:PORT`); empty in-process.
+    pub address: String,
+    /// Never full: splits in flight are bounded by the window, and the other orders are few.
+    pub orders: Sender<Order>,
+    pub control: Option<Arc<dyn Control>>,
+}
+
+/// Takes what is heard; `false` if nobody listens any more.
+pub type Listener<V> = Box<dyn Fn(WorkerId, Answer<V>) -> bool + Send>;
+
+/// How often either side says that it lives.
+pub const BEAT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Bytes of the buffer in front of a connection's small frames.
+pub(crate) const READ_BUFFER_BYTES: usize = 256 << 10;
+
+/// Starts a link to a greeted worker: two threads around the connection.
+///
+/// # Errors
+/// If a thread cannot be started.
+pub fn connect_link<V: Value>(
+    worker: WorkerId,
+    name: &str,
+    threads: u32,
+    address: String,
+    connection: Connection,
+    source: Arc<dyn SplitSource>,
+    listeners: [Listener<V>; 2],
+) -> io::Result<Link> {
+    let (orders, inbox) = unbounded();
+    let Connection { reader, writer, control, .. } = connection;
+    let [heard, unread] = listeners;
+    spawn(format!("mr:read:{name}"), move || read_answers(worker, reader, &heard))?;
+    let closer = control.clone();
+    spawn(format!("mr:write:{name}"), move || {
+        if let Err(cause) = write_orders(writer, &inbox, source.as_ref()) {
+            unread(worker, cause);
+        }
+        closer.close();
+    })?;
+    Ok(Link { name: name.to_owned(), threads, address, orders, control: Some(control) })
+}
+
+/// Turns frames into answers until the connection ends or nobody listens.
+fn read_answers<V: Value>(worker: WorkerId, reader: Box<dyn Read + Send>, heard: &Listener<V>) {
+    let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
+    loop {
+        let mut payload = Vec::new();
+        let answer = match read_frame(&mut reader, &mut payload, MAX_PAYLOAD_BYTES) {
+            Ok(Some(Kind::Control)) => decode_message(&payload).map(Answer::Message),
+            Ok(Some(Kind::Results)) => Ok(Answer::Results(payload)),
+            Ok(Some(other)) => Err(FrameError::Unexpected(other)),
+            Ok(None) => Ok(Answer::Closed { cause: "the worker ended the job".into() }),
+            Err(error) => Err(error),
+        };
+        let answer = answer.unwrap_or_else(|error| Answer::Closed { cause: error.to_string() });
+        let last = matches!(answer, Answer::Closed { .. });
+        if !heard(worker, answer) || last {
+            return;
+        }
+    }
+}
+
+/// Writes orders, and beats while there are none, until the link is dropped or the job ends.
+fn write_orders<V>(
+    mut writer: Box<dyn Write + Send>,
+    inbox: &Receiver<Order>,
+    source: &dyn SplitSource,
+) -> Result<(), Answer<V>> {
+    let closed = |error: FrameError| Answer::Closed { cause: error.to_string() };
+    let mut text = Vec::new();
+    loop {
+        let message = match inbox.recv_timeout(BEAT_INTERVAL) {
+            Ok(Order::Begin(begin)) => ToWorker::Begin(begin),
+            Ok(Order::Map(split)) => {
+                source
+                    .read(&split, &mut text)
+                    .map_err(|error| Answer::Unread { cause: format!("{error:#}") })?;
+                let id = split.id.0.to_le_bytes();
+                write_frame(&mut writer, Kind::Split, &[&id, &text]).map_err(|error| closed(error.into()))?;
+                continue;
+            }
+            Ok(Order::Shuffle { epoch, routes }) => ToWorker::Shuffle { epoch, routes },
+            Ok(Order::Reduce { epoch, top }) => ToWorker::Reduce { epoch, top },
+            Ok(Order::Fetch { epoch, credit }) => ToWorker::Fetch { epoch, credit },
+            Ok(Order::Credit { batches }) => ToWorker::Credit { batches },
+            Err(RecvTimeoutError::Timeout) => ToWorker::Beat,
+            Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => {
+                // The worker may be gone; then there is nobody to tell.
+                let _ = write_frame(&mut writer, Kind::End, &[]);
+                return Ok(());
+            }
+        };
+        write_message(&mut writer, &message).map_err(closed)?;
+    }
+}

@@ -1,0 +1,40 @@
+//! Source: what the client's threads need of the input and of the output, whatever these are.
+
+use std::io;
+
+use crate::logic::split::Split;
+
+/// Cuts the input, from its beginning to its end.
+pub trait Cutter: Send {
+    /// Cuts the next split: of about `target_bytes`, ended where `is_boundary` allows. `None` at the end of the input.
+    /// May wait for the input to come.
+    ///
+    /// # Errors
+    /// If the input cannot be read, or holds a record that is longer than the limit.
+    fn cut(&mut self, target_bytes: u64, is_boundary: &dyn Fn(u8) -> bool) -> anyhow::Result<Option<Split>>;
+}
+
+/// Reads splits, as often as is asked for until the job ends.
+pub trait SplitSource: Send + Sync {
+    /// Fills `into` with the bytes of `split`, and nothing else.
+    ///
+    /// # Errors
+    /// If they cannot be read, or the file has changed since it was opened.
+    fn read(&self, split: &Split, into: &mut Vec<u8>) -> anyhow::Result<()>;
+
+    /// Names the split for people: file and byte range.
+    fn describe(&self, split: &Split) -> String;
+}
+
+/// Takes the entries of the result, in order.
+pub trait Sink<V>: Send {
+    /// # Errors
+    /// If it cannot be written.
+    fn entry(&mut self, key: &[u8], value: &V) -> io::Result<()>;
+
+    /// Makes the result final and returns the bytes written. A sink that is dropped instead leaves no file.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    fn finish(self: Box<Self>) -> io::Result<u64>;
+}

@@ -1,0 +1,308 @@
+//! Worker: one loop around the worker's state machine: take an input, ask the machine, perform its commands.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use crate::job::Job;
+use crate::logic::ids::{Epoch, SplitId, WorkerId};
+use crate::logic::partition::{Partition, Seed};
+use crate::logic::table::Table;
+use crate::logic::worker::{Command, Event, Reduced, Reply, Worker};
+use crate::wire::message::{FromWorker, Routes};
+
+use super::engine::{Executed, Incoming, Mappers, SplitData, Work, reduce};
+use super::link::Answer;
+use super::results::{Sorted, send_sorted};
+use super::shuffle::{Inbox, Peers, SendError, Sent, send_all};
+use super::spawn;
+
+/// What reaches the loop.
+pub(crate) enum Input<V> {
+    Split(SplitId, SplitData),
+    Shuffle {
+        epoch: Epoch,
+        routes: Routes,
+    },
+    Happened(Event),
+    Sent(Epoch, Sent<V>),
+    Reduced(Epoch, Vec<Sorted<V>>, Reduced),
+    /// The job is over, well or not.
+    End,
+}
+
+/// What a worker is told at the start of a job.
+pub(crate) struct Setup<J: Job> {
+    pub job: Arc<J>,
+    pub seed: Seed,
+    pub me: WorkerId,
+    pub threads: usize,
+    pub window: usize,
+    pub memory: u64,
+    /// `None` in-process: then there is no peer, and results are handed over as they are.
+    pub peers: Option<Peers>,
+    pub inbox: Arc<Inbox>,
+}
+
+/// Takes what the client is told; `false` if it does not listen any more.
+pub(crate) type Tell<V> = Arc<dyn Fn(Answer<V>) -> bool + Send + Sync>;
+
+/// The threads and tables of one job on this worker.
+struct Runner<J: Job> {
+    work: Arc<Work<J>>,
+    me: WorkerId,
+    peers: Option<Arc<Peers>>,
+    streams: Arc<Inbox>,
+    mappers: Option<Mappers<J::Value>>,
+    /// Splits that the machine has not told to execute yet.
+    arrived: HashMap<SplitId, SplitData>,
+    /// The durable state: what this worker has folded. Kept until the job ends, for a shuffle may be asked for again.
+    tables: Arc<Vec<Table<J::Value>>>,
+    routes: Routes,
+    own: HashMap<Partition, Table<J::Value>>,
+    sorted: Vec<Sorted<J::Value>>,
+    top: Option<u64>,
+    credit: Option<Sender<()>>,
+    tell: Tell<J::Value>,
+    inputs: Sender<Input<J::Value>>,
+}
+
+/// Runs one job on this worker until [`Input::End`]. `inputs` is the sending side of `inbox`, for the threads that are
+/// started.
+///
+/// # Errors
+/// If threads cannot be started.
+pub(crate) fn run<J: Job>(
+    setup: Setup<J>,
+    inputs: Sender<Input<J::Value>>,
+    inbox: &Receiver<Input<J::Value>>,
+    tell: Tell<J::Value>,
+) -> std::io::Result<()> {
+    let work = Arc::new(Work {
+        job: setup.job,
+        seed: setup.seed,
+        threads: setup.threads.max(1),
+        memory: setup.memory,
+        cancelled: AtomicBool::new(false),
+    });
+    let sender = inputs.clone();
+    let executed: Executed = Arc::new(move |split, result| {
+        // When the loop is over, nobody waits for this.
+        let _ = sender.send(Input::Happened(Event::Executed { split, result }));
+    });
+    let mut machine = Worker::new(setup.me, setup.window);
+    let mut runner = Runner {
+        mappers: Some(Mappers::start(&work, &executed)?),
+        work,
+        me: setup.me,
+        peers: setup.peers.map(Arc::new),
+        streams: setup.inbox,
+        arrived: HashMap::new(),
+        tables: Arc::default(),
+        routes: Routes { workers: Vec::new(), owners: Vec::new() },
+        own: HashMap::new(),
+        sorted: Vec::new(),
+        top: None,
+        credit: None,
+        tell,
+        inputs,
+    };
+    (runner.tell)(Answer::Message(FromWorker::Begun));
+    for input in inbox {
+        let Some(event) = runner.take(input) else { break };
+        let commands = machine.handle(event);
+        if !commands.into_iter().all(|command| runner.perform(command)) {
+            break;
+        }
+    }
+    runner.work.cancelled.store(true, Ordering::Relaxed);
+    if let Some(peers) = &runner.peers {
+        peers.close();
+    }
+    Ok(())
+}
+
+impl<J: Job> Runner<J> {
+    /// Keeps what an input brings and returns the event that it is; `None` at the end.
+    fn take(&mut self, input: Input<J::Value>) -> Option<Event> {
+        Some(match input {
+            Input::Split(split, data) => {
+                self.arrived.insert(split, data);
+                Event::Split { split }
+            }
+            Input::Shuffle { epoch, routes } => {
+                let workers = routes.workers.iter().map(|(worker, _)| *worker).collect();
+                self.routes = routes;
+                Event::Shuffle { epoch, workers }
+            }
+            Input::Happened(event) => event,
+            Input::Sent(epoch, sent) => {
+                self.own = sent.own;
+                Event::SentAll { epoch, bytes: sent.bytes }
+            }
+            Input::Reduced(epoch, sorted, reduced) => {
+                self.sorted = sorted;
+                Event::ReducedAll { epoch, result: Ok(reduced) }
+            }
+            Input::End => return None,
+        })
+    }
+
+    /// Starts what is commanded; what comes of it arrives as an input. `false` if the job is over.
+    fn perform(&mut self, command: Command) -> bool {
+        let started = match command {
+            Command::Execute { split } => {
+                if let (Some(mappers), Some(data)) = (&self.mappers, self.arrived.remove(&split)) {
+                    mappers.execute(split, data);
+                }
+                Ok(())
+            }
+            Command::Send { epoch } => self.send(epoch),
+            Command::Reduce { epoch, top } => self.reduce(epoch, top),
+            Command::Fetch { epoch, credit } => self.fetch(epoch, credit),
+            Command::Credit { batches } => {
+                self.add_credit(batches);
+                Ok(())
+            }
+            Command::Reply(reply) => return (self.tell)(Answer::Message(message(reply))),
+            Command::Refuse { cause } => {
+                (self.tell)(Answer::Message(FromWorker::Failed { cause }));
+                return false;
+            }
+        };
+        if let Err(error) = started {
+            let cause = format!("cannot start a thread: {error}");
+            (self.tell)(Answer::Message(FromWorker::Failed { cause }));
+            return false;
+        }
+        true
+    }
+
+    fn send(&mut self, epoch: Epoch) -> std::io::Result<()> {
+        if let Some(mappers) = self.mappers.take() {
+            self.tables = Arc::new(mappers.finish());
+        }
+        // Alone, there is nobody whose loss could ask for another shuffle: then the tables are handed on, not kept.
+        let alone = self.routes.workers.len() == 1;
+        let tables = if alone { std::mem::take(&mut self.tables) } else { self.tables.clone() };
+        let (work, routes, me) = (self.work.clone(), self.routes.clone(), self.me);
+        let (peers, inputs) = (self.peers.clone(), self.inputs.clone());
+        spawn("mr:shuffle".into(), move || {
+            let input = match hand_over(&routes, tables) {
+                Ok(sent) => Input::Sent(epoch, sent),
+                Err(tables) => match send_all(&work, &tables, &routes, epoch, peers.as_deref(), me) {
+                    Ok(sent) => Input::Sent(epoch, sent),
+                    Err(SendError::Peer { peer, cause }) => {
+                        Input::Happened(Event::StreamFailed { epoch, peer, cause })
+                    }
+                    Err(SendError::Own(cause)) => {
+                        Input::Happened(Event::StreamFailed { epoch, peer: me, cause })
+                    }
+                },
+            };
+            let _ = inputs.send(input);
+        })
+        .map(drop)
+    }
+
+    fn reduce(&mut self, epoch: Epoch, top: Option<u64>) -> std::io::Result<()> {
+        self.top = top;
+        let mut batches = self.streams.take(epoch);
+        let mut own = std::mem::take(&mut self.own);
+        let owned: Vec<Partition> = self.routes.owned_by(self.me).collect();
+        let bytes = batches.values().flatten().map(|batch| batch.len() as u64).sum();
+        let incoming: Vec<_> = owned
+            .iter()
+            .map(|partition| Incoming {
+                own: own.remove(partition),
+                batches: batches.remove(partition).unwrap_or_default(),
+            })
+            .collect();
+        let stray = batches.keys().next().copied();
+        let (work, inputs) = (self.work.clone(), self.inputs.clone());
+        spawn("mr:reduce".into(), move || {
+            let result = match stray {
+                Some(partition) => Err(format!("a peer sent partition {}, which is not here", partition.0)),
+                None => reduce(&work, incoming, top),
+            };
+            let input = match result {
+                Ok(sorted) => {
+                    let distinct = sorted.iter().map(Sorted::distinct).sum();
+                    let kept: u64 = sorted.iter().map(Sorted::len).sum();
+                    let entries = top.map_or(kept, |top| kept.min(top));
+                    Input::Reduced(epoch, sorted, Reduced { distinct, entries, bytes })
+                }
+                Err(cause) => Input::Happened(Event::ReducedAll { epoch, result: Err(cause) }),
+            };
+            let _ = inputs.send(input);
+        })
+        .map(drop)
+    }
+
+    fn fetch(&mut self, epoch: Epoch, credit: u32) -> std::io::Result<()> {
+        let sorted = std::mem::take(&mut self.sorted);
+        if self.peers.is_none() {
+            (self.tell)(Answer::Sorted(sorted));
+            return Ok(());
+        }
+        // Never full: the client bounds the credit by what it holds, and what it holds by its merge.
+        let (credits, granted) = unbounded();
+        self.credit = Some(credits);
+        self.add_credit(credit);
+        let (work, top, tell) = (self.work.clone(), self.top, self.tell.clone());
+        spawn("mr:results".into(), move || {
+            let sent = super::guarded(|| {
+                send_sorted(work.job.as_ref(), sorted, top, |batch| {
+                    granted.recv().is_ok() && tell(Answer::Results(batch))
+                })
+            });
+            match sent {
+                Ok(Ok(())) => tell(Answer::Message(FromWorker::ResultsEnd { epoch })),
+                Ok(Err(error)) => tell(Answer::Message(FromWorker::Failed { cause: error.to_string() })),
+                Err(cause) => tell(Answer::Message(FromWorker::Failed { cause })),
+            };
+        })
+        .map(drop)
+    }
+
+    fn add_credit(&self, batches: u32) {
+        if let Some(credit) = &self.credit {
+            for _ in 0..batches {
+                let _ = credit.send(());
+            }
+        }
+    }
+}
+
+/// Makes the only table of the only worker its only partition, by a move; or gives the tables back.
+fn hand_over<V>(routes: &Routes, tables: Arc<Vec<Table<V>>>) -> Result<Sent<V>, Arc<Vec<Table<V>>>> {
+    if routes.workers.len() > 1 || routes.n_partitions() > 1 || tables.len() > 1 {
+        return Err(tables);
+    }
+    let tables = Arc::try_unwrap(tables)?;
+    let own = tables.into_iter().map(|table| (Partition(0), table)).collect();
+    Ok(Sent { own, bytes: 0 })
+}
+
+fn message(reply: Reply) -> FromWorker {
+    match reply {
+        Reply::Mapped { split, pairs } => FromWorker::Mapped { split, pairs },
+        Reply::MapFailed { split, cause } => FromWorker::MapFailed { split, cause },
+        Reply::Shuffled { epoch, sent_bytes } => FromWorker::Shuffled { epoch, sent_bytes },
+        Reply::PeerFailed { epoch, peer, cause } => FromWorker::PeerFailed { epoch, peer, cause },
+        Reply::Reduced { epoch, reduced } => FromWorker::Reduced {
+            epoch,
+            distinct: reduced.distinct,
+            entries: reduced.entries,
+            bytes: reduced.bytes,
+        },
+    }
+}
+
+/// Makes the channel of a worker's loop. Unbounded, for its senders must not wait on each other; what is in it is
+/// bounded by the window of splits, the number of streams, and the credit.
+pub(crate) fn inputs<V>() -> (Sender<Input<V>>, Receiver<Input<V>>) {
+    unbounded()
+}
