@@ -62,10 +62,25 @@ pub fn await_none(root: &Path, grace: Duration) -> Vec<Process> {
 /// Kills every process of the lab, sessions of its sshds included.
 pub fn kill_all(root: &Path) {
     for process in marked(root) {
-        let sessions = descendants(process.pid);
-        for victim in sessions.iter().chain([&process]) {
-            signal(victim.pid, Signal::KILL);
+        for pid in freeze_tree(process.pid, |_| true) {
+            signal(pid, Signal::KILL);
         }
+    }
+}
+
+/// Stops `pid` and those of its descendants that `belongs` chooses, so that none of them forks any more, and returns
+/// them.
+pub fn freeze_tree(pid: u32, belongs: impl Fn(&Process) -> bool) -> Vec<u32> {
+    let mut frozen = vec![pid];
+    signal(pid, Signal::STOP);
+    loop {
+        let mut more: Vec<u32> = descendants(pid).iter().filter(|p| belongs(p)).map(|p| p.pid).collect();
+        more.retain(|pid| !frozen.contains(pid));
+        if more.is_empty() {
+            return frozen;
+        }
+        more.iter().for_each(|pid| signal(*pid, Signal::STOP));
+        frozen.extend(more);
     }
 }
 

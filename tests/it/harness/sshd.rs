@@ -127,8 +127,7 @@ impl LabHost {
     /// Stops sshd and its sessions, as if the host were switched off; daemons that were started there go on.
     pub fn stop(&mut self) {
         let Some(mut sshd) = self.sshd.take() else { return };
-        let pids = self.sshd_pids(sshd.id());
-        for pid in pids {
+        for pid in processes::freeze_tree(sshd.id(), processes::Process::is_sshd) {
             processes::signal(pid, rustix::process::Signal::KILL);
         }
         let _ = sshd.kill();
@@ -137,12 +136,18 @@ impl LabHost {
 
     /// Freezes sshd and its sessions: connections stay open, nothing answers.
     pub fn freeze(&self) {
-        self.signal_all(rustix::process::Signal::STOP);
+        if let Some(sshd) = &self.sshd {
+            processes::freeze_tree(sshd.id(), processes::Process::is_sshd);
+        }
     }
 
     /// Ends what [`LabHost::freeze`] did.
     pub fn thaw(&self) {
-        self.signal_all(rustix::process::Signal::CONT);
+        let Some(sshd) = &self.sshd else { return };
+        processes::signal(sshd.id(), rustix::process::Signal::CONT);
+        for process in processes::descendants(sshd.id()).into_iter().filter(processes::Process::is_sshd) {
+            processes::signal(process.pid, rustix::process::Signal::CONT);
+        }
     }
 
     /// Gives the host a new key, as after a reinstallation.
@@ -159,20 +164,6 @@ impl LabHost {
     /// What sshd wrote.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("sshd.log")).unwrap_or_default()
-    }
-
-    fn signal_all(&self, signal: rustix::process::Signal) {
-        let Some(sshd) = &self.sshd else { return };
-        for pid in self.sshd_pids(sshd.id()) {
-            processes::signal(pid, signal);
-        }
-    }
-
-    /// The listener first, then its sessions.
-    fn sshd_pids(&self, listener: u32) -> Vec<u32> {
-        let mut pids = vec![listener];
-        pids.extend(processes::descendants(listener).into_iter().filter(|p| p.is_sshd()).map(|p| p.pid));
-        pids
     }
 
     fn write_config(&self, options: &LabOptions) {
