@@ -20,8 +20,8 @@ use super::rate::Rate;
 /// like an attack to what guards them.
 const MAX_REFUSED_LOGINS: usize = 8;
 
-/// Probes in flight beyond those that are needed: one for four, and this many at least. Some machines of a lab do
-/// not answer though they are said to be up, and each takes a whole deadline to show it.
+/// Probes in flight beyond those that are expected to be needed: one for four, and this many at least. Some machines
+/// of a lab do not answer though they are said to be up, and each takes a whole deadline to show it.
 const MIN_SPARES: usize = 2;
 
 /// Longest time between two looks: adding it to the clock cannot overflow.
@@ -139,11 +139,18 @@ impl<P: Fn(&Host) -> Result<Facts, HostFailure> + Send + Sync + 'static> Sweep<P
         None
     }
 
-    /// Spares cost connections, so there are none where those are rationed.
+    /// As many as are needed if hosts go on to answer as rarely as those before, and some spares. Both cost
+    /// connections, so there is neither where those are rationed; and a refused login is no reason to try more.
     fn most_in_flight(&self) -> usize {
         let needed = self.missing();
-        let spares = if self.options.rate.is_some() { 0 } else { MIN_SPARES.max(needed / 4) };
-        self.options.parallel.max(1).min(needed + spares)
+        let parallel = self.options.parallel.max(1);
+        if self.options.rate.is_some() {
+            return parallel.min(needed);
+        }
+        let dead = self.failed.len() - self.refused_logins();
+        let answered = self.found.len() + 1;
+        let expected = needed.saturating_mul(answered + dead) / answered;
+        parallel.min(expected.saturating_add(MIN_SPARES.max(needed / 4)))
     }
 
     fn spawn(&self, index: usize) -> Result<(), HostFailure> {
@@ -205,9 +212,12 @@ impl<P: Fn(&Host) -> Result<Facts, HostFailure> + Send + Sync + 'static> Sweep<P
         self.options.wanted.saturating_sub(self.found.len())
     }
 
+    fn refused_logins(&self) -> usize {
+        self.failed.iter().filter(|failure| failure.step == Step::Authenticate).count()
+    }
+
     fn is_refused(&self) -> bool {
-        let refused = self.failed.iter().filter(|failure| failure.step == Step::Authenticate).count();
-        self.found.is_empty() && refused >= MAX_REFUSED_LOGINS
+        self.found.is_empty() && self.refused_logins() >= MAX_REFUSED_LOGINS
     }
 
     fn outcome(self) -> Swept {
@@ -331,6 +341,22 @@ mod tests {
             // One that has answered may not have left its thread.
             assert!(peak.load(Ordering::SeqCst) <= most + 1, "{wanted} {parallel}: {peak:?}");
         }
+    }
+
+    #[test]
+    fn where_few_answer_more_are_probed_at_a_time() {
+        let started = Instant::now();
+        let probe = |host: &Host| {
+            if index(host) >= 200 {
+                return Ok(facts());
+            }
+            thread::sleep(Duration::from_millis(50));
+            Err(failure(host, Step::Connect))
+        };
+        let swept = sweep(candidates(201), options(1, 40), probe, |_| {});
+        assert_eq!(swept.found.len(), 1);
+        // Three at a time would take 3.3 s.
+        assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
     }
 
     #[test]
