@@ -1,5 +1,7 @@
-//! Exact: `run` gives what the sequential reference gives, byte for byte, whatever the bytes, the size of the splits,
-//! the number of workers and of their threads. Workers serve on loopback, over real connections.
+//! Exact: `run` gives what the sequential reference gives, byte for byte.
+//!
+//! Whatever the bytes, the size of the splits, the number of workers and of their threads. Workers serve on loopback,
+//! over real connections.
 
 use std::io::Write;
 use std::net::TcpListener;

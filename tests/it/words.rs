@@ -1,5 +1,6 @@
-//! Words: the kernels together - split, map, combine, partition, reduce, sort, merge - give what the reference gives,
-//! byte for byte, whatever the text, the size of the splits and the number of workers.
+//! Words: the kernels together give what the reference gives, byte for byte.
+//!
+//! Split, map, combine, partition, reduce, sort, merge: whatever the text, the size of splits, the number of workers.
 
 use mapreduce::Value;
 use mapreduce::job::Job;
@@ -133,7 +134,7 @@ fn a_long_line_and_a_long_word_are_one_split() {
 
 #[test]
 fn scripts_of_the_world_are_counted() {
-    let text = "L'e\u{301}te\u{301} – Straße, ÜBER über\r\nПривет, мир! ПРИВЕТ\nहिन्दी में हिन्दी\nالعربية ١٢٣ العربية\n\
+    let text = "L'e\u{301}te\u{301} – Straße, ÜBER über\r\nПривет, мир! ПРИВЕТ\nहिन्दी में हिन्दी\nالعربية ١٢٣\n\
                 漢字、漢字\u{3000}かな・カナ。\0かな\u{200d}x İ ΟΔΟΣ οδος\u{2028}𐐷𐐏 🙂🙂";
     for n_workers in 1..=8 {
         assert_same(&[text.as_bytes()], n_workers, 1 + n_workers * 7);

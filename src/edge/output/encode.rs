@@ -160,7 +160,8 @@ mod tests {
         assert_encoded(
             Format::Csv,
             &[(b"plain", 1), (b"a,b", 2), (b"say \"it\"", 3), (b"two\nlines", 4), (b"\r", 5), (b"\"\"\"", 6)],
-            b"word,count\r\nplain,1\r\n\"a,b\",2\r\n\"say \"\"it\"\"\",3\r\n\"two\nlines\",4\r\n\"\r\",5\r\n\"\"\"\"\"\"\"\",6\r\n",
+            b"word,count\r\nplain,1\r\n\"a,b\",2\r\n\"say \"\"it\"\"\",3\r\n\"two\nlines\",4\r\n\"\r\",5\r\n\
+                \"\"\"\"\"\"\"\",6\r\n",
         );
         assert_encoded(Format::Csv, &[(b"", 7), (b"\xff", 8)], b"word,count\r\n,7\r\n\xff,8\r\n");
     }

@@ -18,7 +18,7 @@ fn words(tokens: Tokens, ignore_case: bool, text: &[u8]) -> Vec<Vec<u8>> {
 fn expected(tokens: Tokens, text: &[u8]) -> Vec<Vec<u8>> {
     match tokens {
         Tokens::Word => {
-            let word = Regex::new(r"\w+").unwrap();
+            let word = Regex::new(r"\w+").expect("a valid pattern");
             word.find_iter(text).map(|found| found.as_bytes().to_vec()).collect()
         }
         Tokens::Whitespace => {
@@ -31,7 +31,7 @@ fn expected(tokens: Tokens, text: &[u8]) -> Vec<Vec<u8>> {
                         word.extend(char.to_string().bytes());
                     }
                 }
-                words.last_mut().unwrap().extend(chunk.invalid());
+                words.last_mut().expect("a word has begun").extend(chunk.invalid());
             }
             words.retain(|word| !word.is_empty());
             words
