@@ -3,6 +3,7 @@
 mod cli;
 mod discover;
 mod exact;
+mod faults;
 mod harness;
 mod output;
 mod reference;
