@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod console;
+pub mod elf;
 pub mod failure;
 pub mod hosts;
 pub mod input;
@@ -9,6 +10,7 @@ pub mod name;
 pub mod net;
 pub mod output;
 pub mod probe;
+pub mod program;
 pub mod progress;
 pub mod range;
 pub mod rate;
