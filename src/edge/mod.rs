@@ -14,6 +14,7 @@ pub mod program;
 pub mod progress;
 pub mod range;
 pub mod rate;
+pub mod remote;
 pub mod sanitize;
 pub mod signals;
 pub mod site;
