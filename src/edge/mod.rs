@@ -2,10 +2,12 @@
 
 pub mod cluster;
 pub mod console;
+pub mod daemon;
 pub mod elf;
 pub mod failure;
 pub mod hosts;
 pub mod input;
+pub mod machine;
 pub mod name;
 pub mod net;
 pub mod output;

@@ -6,6 +6,7 @@ mod exact;
 mod harness;
 mod output;
 mod reference;
+mod serve;
 mod ssh;
 mod tidy;
 mod words;
