@@ -23,3 +23,4 @@ pub mod site;
 pub mod ssh;
 pub mod sweep;
 pub mod table;
+pub mod tally;
