@@ -1,9 +1,25 @@
 //! `deploy`: uploads the program to the hosts, starts a worker on each, and records the cluster.
 
+mod host;
+mod journal;
+
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::cli::{CommandError, Console};
+use anyhow::{Context, anyhow};
+
+use self::host::{Deployed, Deployment, Gate};
+use self::journal::{Closed, Journal};
+use super::cli::{CommandError, Console, Exit};
+use super::{failures, fanout};
+use crate::edge::cluster::{Cluster, Record};
+use crate::edge::failure::HostFailure;
+use crate::edge::hosts::{Host, HostsFile};
+use crate::edge::program::Program;
+use crate::edge::ssh::SshOptions;
+use crate::edge::table;
+use crate::edge::tally::Tally;
 
 /// The command, parsed.
 #[derive(Clone, Debug)]
@@ -31,6 +47,109 @@ pub struct DeployOptions {
 /// # Errors
 /// If some host could not be deployed to; the others are deployed and recorded.
 pub fn deploy(options: &DeployOptions, console: &Console) -> Result<(), CommandError> {
-    let _ = (options, console);
-    todo!()
+    let hosts = HostsFile::load(&options.hosts)?.hosts()?;
+    let program = Program::load(options.binary.as_deref()).map_err(|cause| {
+        CommandError::from(cause).advise("--binary FILE, with a static Linux build of this program")
+    })?;
+    let ssh = SshOptions::from_env(options.timeout);
+    let record = Record::hold(&options.hosts)?;
+    let former = failures::load_record(&options.hosts, console)?;
+    let cluster = Cluster::fresh(&program.digest)?;
+    console.detail(&format!(
+        "deploying {} ({}, SHA-256 {}) to {}",
+        program.path.display(),
+        table::bytes(program.bytes.len() as u64),
+        program.digest,
+        table::counted(hosts.len() as u64, "host"),
+    ));
+    let deployment = Deployment {
+        options,
+        ssh,
+        program,
+        former: former.as_ref().map(|former| former.places.clone()).unwrap_or_default(),
+        journal: Journal::open(record, former, cluster.clone()),
+        cluster,
+        gate: Gate::new(options.shared_dir.is_some()),
+        sent: AtomicU64::new(0),
+    };
+    let outcomes = deploy_to_all(&deployment, &hosts, console)?;
+    let failed = report(&hosts, outcomes, console);
+    let closed = deployment.journal.close()?;
+    conclude(hosts.len(), failed, &closed, options, console)
+}
+
+fn deploy_to_all(
+    deployment: &Deployment,
+    hosts: &[Host],
+    console: &Console,
+) -> anyhow::Result<Vec<Result<Deployed, HostFailure>>> {
+    let mut tally = Tally::new(console, "deploy", hosts.len());
+    let options = deployment.options;
+    let outcomes = fanout::each(
+        hosts,
+        options.parallel,
+        options.ssh_rate,
+        |index, host| deployment.deploy_to(index, host),
+        |done| tally.update(done, deployment.sent.load(Ordering::Relaxed)),
+    );
+    tally.finish();
+    outcomes.context("deploying")
+}
+
+/// Says what came of each host; returns how many failed.
+fn report(hosts: &[Host], outcomes: Vec<Result<Deployed, HostFailure>>, console: &Console) -> usize {
+    let (mut uploads, mut replaced) = (0, 0);
+    let mut failed = Vec::new();
+    for (host, outcome) in hosts.iter().zip(outcomes) {
+        match outcome {
+            Ok(deployed) => {
+                let program = if deployed.uploaded { "program uploaded" } else { "program was there" };
+                console.detail(&format!("{}: ready, {program}", host.name));
+                uploads += u64::from(deployed.uploaded);
+                replaced += deployed.replaced as u64;
+            }
+            Err(failure) => failed.push(failure),
+        }
+    }
+    let replaced = match replaced {
+        0 => String::new(),
+        number => format!(", replaced {}", table::counted(number, "older worker")),
+    };
+    if hosts.len() > failed.len() {
+        console.say(&format!("uploaded the program to {}{replaced}", table::counted(uploads, "host")));
+    }
+    let number = failed.len();
+    failures::print(failed, console);
+    number
+}
+
+fn conclude(
+    hosts: usize,
+    failed: usize,
+    closed: &Closed,
+    options: &DeployOptions,
+    console: &Console,
+) -> Result<(), CommandError> {
+    if closed.former_hosts > 0 {
+        console.note(&format!(
+            "{} of a former deployment may still have its workers; `stop` will see to them",
+            table::counted(closed.former_hosts as u64, "host"),
+        ));
+    }
+    let ready = closed.ready;
+    if failed == 0 {
+        console.say(&format!(
+            "{ready} of {hosts} hosts are ready; workers end by themselves after {} without a job",
+            humantime::format_duration(options.idle_timeout),
+        ));
+        return Ok(());
+    }
+    if ready > 0 {
+        console.note(&format!("{ready} of {hosts} hosts are ready; `run FILE --servers {ready}` works now"));
+    }
+    Err(CommandError {
+        cause: anyhow!("{failed} of {hosts} hosts could not be deployed to"),
+        advice: None,
+        exit: Exit::Failure,
+    })
 }

@@ -3,6 +3,8 @@
 pub mod cli;
 pub mod deploy;
 pub mod discover;
+mod failures;
+mod fanout;
 pub mod run;
 pub mod serve;
 pub mod status;

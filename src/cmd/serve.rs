@@ -1,12 +1,19 @@
 //! `serve`: a worker, in the foreground for debugging by hand, or detached by `deploy`.
 
-use std::net::IpAddr;
-use std::path::PathBuf;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::job::Job;
+use anyhow::{Context, anyhow};
+use crossbeam_channel::Receiver;
 
-use super::cli::{CommandError, Console};
+use super::cli::{CommandError, Exit};
+use crate::edge::console::Console;
+use crate::edge::daemon::{self, Detached, Orders};
+use crate::edge::signals::stop_signal;
+use crate::edge::{machine, net, output};
+use crate::job::Job;
+use crate::runtime::serve::{Log, WorkerOptions};
 
 /// The command, parsed.
 #[derive(Clone, Debug)]
@@ -30,6 +37,82 @@ pub struct ServeOptions {
 /// # Errors
 /// If the port cannot be had.
 pub fn serve<J: Job>(options: &ServeOptions, console: &Console) -> Result<(), CommandError> {
-    let _ = (options, console);
-    todo!()
+    match &options.detach {
+        None => in_foreground::<J>(options, console),
+        Some(directory) => {
+            let orders = Orders::read(std::io::stdin().lock())?;
+            if orders.detached {
+                Ok(detached::<J>(options, directory, orders)?)
+            } else {
+                let started = daemon::spawn(directory, orders)?;
+                let mut line = serde_json::to_vec(&started).context("reporting the worker")?;
+                line.push(b'\n');
+                Ok(output::print(&line)?)
+            }
+        }
+    }
+}
+
+fn in_foreground<J: Job>(options: &ServeOptions, console: &Console) -> Result<(), CommandError> {
+    if !options.bind.is_loopback() {
+        let cause =
+            anyhow!("a worker started by hand has no cluster key, so that it listens on loopback only");
+        let advice = "deploy, which gives its workers a key, or leave --bind out".to_owned();
+        return Err(CommandError { cause, advice: Some(advice), exit: Exit::Usage });
+    }
+    let stop = stop_signal();
+    let (listener, address) = listen(options)?;
+    let log: Log = if console.quiet { Box::new(|_| {}) } else { Box::new(daemon::log_to_stderr(u64::MAX)) };
+    let work = worker_options(options, address.to_string(), None);
+    log(&format!(
+        "listening on {address}: {} threads, {} for jobs; `run FILE --workers {address}` uses it",
+        work.threads,
+        crate::edge::table::bytes(work.memory),
+    ));
+    serve_until::<J>(listener, work, stop.clone(), log)?;
+    // A worker that ended by itself was idle; one that was told to is interrupted.
+    if stop.try_recv() == Err(crossbeam_channel::TryRecvError::Empty) {
+        return Ok(());
+    }
+    Err(CommandError::interrupted())
+}
+
+fn detached<J: Job>(options: &ServeOptions, directory: &Path, orders: Orders) -> anyhow::Result<()> {
+    let stop = stop_signal();
+    let detached = Detached::enter(directory)?;
+    let (listener, address) = listen(options)?;
+    let log: Log = Box::new(daemon::log_to_stderr(daemon::LOG_LIMIT));
+    let work = worker_options(options, orders.name, Some(orders.key.0));
+    log(&format!("worker of {} listening on {address}: {} threads", work.name, work.threads));
+    detached.report(address.port())?;
+    serve_until::<J>(listener, work, stop, log)?;
+    detached.remove();
+    Ok(())
+}
+
+fn listen(options: &ServeOptions) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let wanted = SocketAddr::new(options.bind, options.port);
+    let listener = TcpListener::bind(wanted).with_context(|| format!("cannot listen on {wanted}"))?;
+    let address = listener.local_addr().context("asking for the port")?;
+    Ok((listener, address))
+}
+
+fn worker_options(options: &ServeOptions, name: String, key: Option<String>) -> WorkerOptions {
+    WorkerOptions {
+        name,
+        key,
+        threads: options.threads.unwrap_or_else(machine::threads),
+        memory: options.memory.unwrap_or_else(machine::memory_for_jobs),
+        idle_timeout: options.idle_timeout,
+        resident_bytes: machine::resident_bytes,
+    }
+}
+
+fn serve_until<J: Job>(
+    listener: TcpListener,
+    options: WorkerOptions,
+    stop: Receiver<()>,
+    log: Log,
+) -> anyhow::Result<()> {
+    net::serve::<J>(listener, options, stop, log).context("serving")
 }

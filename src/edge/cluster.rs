@@ -1,11 +1,21 @@
 //! Cluster: the record of what was deployed where, kept in `.mapreduce/` beside the hosts file.
+//!
+//! Invariant: whatever may be on a host is recorded before it gets there, so that an interrupted `deploy` leaves
+//! nothing that `stop` would not find. The record holds the cluster key, so it is the user's alone (0700, 0600) and is
+//! believed only if it belongs to the user.
 
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
+use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use super::failure::HostName;
+use super::hosts::Host;
+use super::ssh::Target;
 
 /// The secret that client and workers of one cluster share; a connection that does not present it is refused.
 ///
@@ -14,6 +24,16 @@ use super::failure::HostName;
 #[serde(transparent)]
 pub struct ClusterKey(pub String);
 
+impl ClusterKey {
+    /// Makes a key that nobody has seen.
+    ///
+    /// # Errors
+    /// If the system has no randomness to give.
+    pub fn fresh() -> anyhow::Result<ClusterKey> {
+        Ok(ClusterKey(random_hex(KEY_BYTES)?))
+    }
+}
+
 impl std::fmt::Debug for ClusterKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("ClusterKey(..)")
@@ -21,7 +41,7 @@ impl std::fmt::Debug for ClusterKey {
 }
 
 /// A deployed worker.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeployedWorker {
     pub host: HostName,
     /// Where client and peers reach it; numeric, for a static program cannot rely on name services.
@@ -29,29 +49,320 @@ pub struct DeployedWorker {
     pub pid: u32,
     /// The worker's own directory on the host: pid, port, log.
     pub worker_dir: String,
-    /// The directory of the program, which workers may share.
-    pub remote_dir: String,
-    /// How to log in to the host again.
+}
+
+/// A directory on a host where something of a deployment may be, and how to log in there: what `stop` visits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    pub host: HostName,
     pub user: Option<String>,
     pub ssh_port: Option<u16>,
     pub key: Option<PathBuf>,
+    /// As configured, so with `~`; the default directory if `None`.
+    pub remote_dir: Option<String>,
+}
+
+impl Place {
+    /// Returns the directory `remote_dir` of a host.
+    #[must_use]
+    pub fn of(host: &Host, remote_dir: Option<String>) -> Place {
+        Place {
+            host: host.name.clone(),
+            user: host.user.clone(),
+            ssh_port: host.port,
+            // The record may be read from another working directory.
+            key: host.key.as_ref().map(|key| std::path::absolute(key).unwrap_or_else(|_| key.clone())),
+            remote_dir,
+        }
+    }
+
+    /// Returns what is needed to log in there.
+    #[must_use]
+    pub fn target(&self) -> Target {
+        Target {
+            host: self.host.clone(),
+            user: self.user.clone(),
+            port: self.ssh_port,
+            key: self.key.clone(),
+        }
+    }
 }
 
 /// The deployed workers and their shared key.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cluster {
+    /// Tells the workers of this deployment from those of another on the same host; not a secret.
+    pub id: String,
     /// Version of the program that was deployed.
     pub version: String,
     /// SHA-256 of the program, in hexadecimal.
     pub digest: String,
     pub key: ClusterKey,
+    /// Those that are ready, in the order of the hosts file. None if the deployment was interrupted early.
     pub workers: Vec<DeployedWorker>,
+    /// Everywhere that something may be, also from former deployments.
+    pub places: Vec<Place>,
 }
 
+/// A record that is no record, such as one of another version of this program.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: the record of the cluster is damaged: {what}", .file.display())]
+pub struct Damaged {
+    file: PathBuf,
+    what: String,
+}
+
+/// Bytes of randomness in a cluster key: 256 bits, beyond guessing.
+const KEY_BYTES: usize = 32;
+
+/// Bytes of randomness in a cluster id: 64 bits, beyond chance.
+const ID_BYTES: usize = 8;
+
+/// Bound on the record's size: a thousand workers take some 300 KiB.
+const RECORD_LIMIT: u64 = 16 << 20;
+
 impl Cluster {
+    /// Makes a cluster without workers, with a fresh id and key.
+    ///
+    /// # Errors
+    /// If the system has no randomness to give.
+    pub fn fresh(digest: &str) -> anyhow::Result<Cluster> {
+        Ok(Cluster {
+            id: random_hex(ID_BYTES)?,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            digest: digest.to_owned(),
+            key: ClusterKey::fresh()?,
+            workers: Vec::new(),
+            places: Vec::new(),
+        })
+    }
+
     /// Reads the record that belongs to the hosts file `hosts`; `None` if nothing is recorded.
-    pub fn load(hosts: &std::path::Path) -> anyhow::Result<Option<Cluster>> {
-        let _ = hosts;
-        Ok(None)
+    ///
+    /// # Errors
+    /// If the record cannot be read, is damaged, or belongs to another user.
+    pub fn load(hosts: &Path) -> anyhow::Result<Option<Cluster>> {
+        let (directory, file) = record_paths(hosts)?;
+        if !check_owner(&directory)? || !check_owner(&file)? {
+            return Ok(None);
+        }
+        let length = fs::metadata(&file).with_context(|| format!("reading {}", file.display()))?.len();
+        if length > RECORD_LIMIT {
+            return Err(Damaged { file, what: format!("it is {length} bytes long") }.into());
+        }
+        let text = fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
+        // A serde error may quote the text it met, so it is said by position only: the text holds the key.
+        let cluster = serde_json::from_slice(&text).map_err(|error| {
+            let what = format!("line {}, column {}", error.line(), error.column());
+            Damaged { file: file.clone(), what }
+        })?;
+        Ok(Some(cluster))
+    }
+}
+
+/// The record of one hosts file, held by one command at a time.
+pub struct Record {
+    directory: PathBuf,
+    file: PathBuf,
+    /// Locked while the record is held.
+    lock: File,
+}
+
+impl Record {
+    /// Takes hold of the record that belongs to the hosts file `hosts`; makes its directory if need be.
+    ///
+    /// # Errors
+    /// If another command holds it, or the directory cannot be made or is not the user's own.
+    pub fn hold(hosts: &Path) -> anyhow::Result<Record> {
+        let (directory, file) = record_paths(hosts)?;
+        match DirBuilder::new().mode(0o700).create(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(error).with_context(|| format!("creating {}", directory.display()));
+            }
+            _ => {}
+        }
+        check_owner(&directory)?;
+        let lock = File::open(&directory).with_context(|| format!("opening {}", directory.display()))?;
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                bail!("{}: another deploy or stop is at work there", directory.display())
+            }
+            // Some network file systems have no locks: then the user is trusted not to do two things at once.
+            Err(TryLockError::Error(_)) | Ok(()) => {}
+        }
+        sweep(&directory);
+        Ok(Record { directory, file, lock })
+    }
+
+    /// Writes `cluster`: the whole record or, on failure, the one before.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn save(&self, cluster: &Cluster) -> anyhow::Result<()> {
+        let write = || -> io::Result<()> {
+            // A named temporary file is created with mode 0600.
+            let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.directory)?;
+            serde_json::to_writer_pretty(&mut file, cluster)?;
+            file.write_all(b"\n")?;
+            file.persist(&self.file)?;
+            Ok(())
+        };
+        write().with_context(|| format!("writing {}", self.file.display()))
+    }
+
+    /// Removes the record, and its directory if nothing else is in it.
+    ///
+    /// # Errors
+    /// If the record is there and cannot be removed.
+    pub fn remove(self) -> anyhow::Result<()> {
+        match fs::remove_file(&self.file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("removing {}", self.file.display()));
+            }
+            _ => {}
+        }
+        self.release();
+        Ok(())
+    }
+
+    /// Lets go of the record; the directory stays only if something is in it.
+    pub fn release(self) {
+        // Another hosts file's record may be in it.
+        let _ = fs::remove_dir(&self.directory);
+        let _ = self.lock.unlock();
+    }
+}
+
+/// What the names of records that are being written begin with.
+const UNFINISHED: &str = ".new-";
+
+/// Removes what a command that was ended while it wrote left in the record's directory.
+fn sweep(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            // It is litter: what cannot be removed does no harm.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Returns the directory and the file of the record that belongs to `hosts`.
+fn record_paths(hosts: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let name = hosts.file_name().with_context(|| format!("{} names no file", hosts.display()))?;
+    let directory = hosts.with_file_name(".mapreduce");
+    let mut record = name.to_owned();
+    record.push(".json");
+    let file = directory.join(record);
+    Ok((directory, file))
+}
+
+/// Returns whether `path` is there.
+///
+/// # Errors
+/// If it is another user's or a symbolic link: it could send our data to a stranger's workers.
+fn check_owner(path: &Path) -> anyhow::Result<bool> {
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+    };
+    if metadata.file_type().is_symlink() {
+        bail!("{} is a symbolic link; remove it if it is not yours", path.display());
+    }
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        bail!("{} belongs to another user and is not trusted", path.display());
+    }
+    Ok(true)
+}
+
+fn random_hex(bytes: usize) -> anyhow::Result<String> {
+    let mut random = vec![0; bytes];
+    getrandom::fill(&mut random)
+        .map_err(|error| anyhow::anyhow!("no randomness from the system: {error}"))?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Cluster {
+        let mut cluster = Cluster::fresh("d1").unwrap();
+        cluster.workers.push(DeployedWorker {
+            host: HostName("h1".into()),
+            address: "127.0.0.2:4000".parse().unwrap(),
+            pid: 7,
+            worker_dir: "/tmp/x/worker-1".into(),
+        });
+        cluster
+    }
+
+    #[test]
+    fn saved_record_is_loaded_and_private() {
+        let home = tempfile::tempdir().unwrap();
+        let hosts = home.path().join("hosts.toml");
+        assert_eq!(Cluster::load(&hosts).unwrap(), None);
+        let cluster = sample();
+        let record = Record::hold(&hosts).unwrap();
+        record.save(&cluster).unwrap();
+        assert_eq!(Cluster::load(&hosts).unwrap(), Some(cluster));
+        let mode = |path: &str| fs::metadata(home.path().join(path)).unwrap().mode() & 0o777;
+        assert_eq!(mode(".mapreduce"), 0o700);
+        assert_eq!(mode(".mapreduce/hosts.toml.json"), 0o600);
+        record.remove().unwrap();
+        assert!(!home.path().join(".mapreduce").exists());
+    }
+
+    #[test]
+    fn two_hosts_files_have_two_records() {
+        let home = tempfile::tempdir().unwrap();
+        let (a, b) = (home.path().join("a.toml"), home.path().join("b.toml"));
+        let record = Record::hold(&a).unwrap();
+        record.save(&sample()).unwrap();
+        record.release();
+        assert_eq!(Cluster::load(&b).unwrap(), None);
+        Record::hold(&b).unwrap().remove().unwrap();
+        assert!(Cluster::load(&a).unwrap().is_some());
+    }
+
+    #[test]
+    fn record_is_held_by_one_at_a_time() {
+        let home = tempfile::tempdir().unwrap();
+        let hosts = home.path().join("hosts.toml");
+        let first = Record::hold(&hosts).unwrap();
+        let refused = Record::hold(&hosts).err().unwrap();
+        assert!(refused.to_string().contains("at work"), "{refused}");
+        first.release();
+        Record::hold(&hosts).unwrap().release();
+    }
+
+    #[test]
+    fn symbolic_link_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), home.path().join(".mapreduce")).unwrap();
+        let hosts = home.path().join("hosts.toml");
+        assert!(Cluster::load(&hosts).is_err());
+        assert!(Record::hold(&hosts).is_err());
+    }
+
+    #[test]
+    fn damaged_record_does_not_show_the_key() {
+        let home = tempfile::tempdir().unwrap();
+        let hosts = home.path().join("hosts.toml");
+        let record = Record::hold(&hosts).unwrap();
+        record.save(&sample()).unwrap();
+        fs::write(home.path().join(".mapreduce/hosts.toml.json"), "{\"key\": \"s3cret\", \"id\": 5}")
+            .unwrap();
+        let error = format!("{:#}", Cluster::load(&hosts).unwrap_err());
+        assert!(error.contains("damaged: line 1") && !error.contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn keys_differ_and_are_redacted() {
+        let (a, b) = (ClusterKey::fresh().unwrap(), ClusterKey::fresh().unwrap());
+        assert_ne!(a, b);
+        assert_eq!(a.0.len(), 2 * KEY_BYTES);
+        assert_eq!(format!("{a:?}"), "ClusterKey(..)");
     }
 }

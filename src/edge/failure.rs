@@ -50,6 +50,8 @@ pub enum Step {
     Reach,
     /// Stopping workers and removing what was deployed.
     Stop,
+    /// Writing the record of the cluster on this machine.
+    Record,
 }
 
 /// Completes "could not ...".
@@ -69,6 +71,7 @@ impl fmt::Display for Step {
             Step::Start => "start the worker",
             Step::Reach => "reach the worker",
             Step::Stop => "stop the worker",
+            Step::Record => "record the worker",
         })
     }
 }
@@ -109,13 +112,16 @@ impl HostFailure {
             Step::Probe => {
                 format!("ssh {host} uname -a; the login shell must run plain commands without printing")
             }
-            Step::Directory => "--remote-dir DIR, with DIR in a place that only you can write to".into(),
+            Step::Directory => {
+                "--remote-dir DIR, with DIR your own (chmod 700) or new, not mounted noexec".into()
+            }
             Step::Architecture => "--binary FILE, with a static build for the host's architecture".into(),
             Step::Upload => format!("ssh {host} df -h, then --remote-dir DIR on a file system with space"),
             Step::Start => "--remote-dir DIR, with DIR on a file system not mounted noexec".into(),
             Step::Reach => {
                 "mapreduce status; if the worker runs, a firewall keeps its port from this machine".into()
             }
+            Step::Record => "df -h . and ls -ld .mapreduce on this machine, beside the hosts file".into(),
             Step::Stop => format!("ssh {host} pkill -u \"$USER\" mapreduce, then `mapreduce stop` again"),
         }
     }

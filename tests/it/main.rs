@@ -1,12 +1,14 @@
 //! Integration tests: one crate, one file per promise.
 
 mod cli;
+mod deploy;
 mod discover;
 mod exact;
 mod faults;
 mod harness;
 mod output;
 mod reference;
+mod serve;
 mod ssh;
 mod tidy;
 mod words;

@@ -240,7 +240,7 @@ fn address_behind(connection: &mut Connection, options: &SshOptions) -> anyhow::
 }
 
 /// The error that a command's failure is.
-fn failure_of(output: &CommandOutput) -> anyhow::Error {
+pub fn failure_of(output: &CommandOutput) -> anyhow::Error {
     let ended = match &output.signal {
         Some(signal) => format!("the remote command was ended by signal {signal}"),
         None => format!("the remote command exited with status {}", output.status),

@@ -1,0 +1,112 @@
+# Clean: stops our workers of one remote directory and removes what they left.
+#
+# Variables: `configured`, and one of these, the others empty, or all empty to remove everything:
+# `keep`, the id of a cluster whose workers stay, with `program`, the file name of a program that stays;
+# `only`, the name of the one worker's directory that is meant.
+#
+# A process is taken for a worker only if it is ours and its command line has `--detach DIR/worker-...`; process
+# numbers in files are not relied on, for they may belong to something else by now. The directory may be shared with
+# other machines: there, workers' directories whose `host` file names another machine are left to that machine.
+
+# Tells whether the worker of the directory $1 is to be stopped.
+meant() {
+  if [ -n "$only" ]; then
+    [ "$1" = "$dir/$only" ]
+  elif [ -n "$keep" ]; then
+    case $1 in "$dir/worker-$keep-"*) return 1 ;; esac
+  fi
+}
+
+# Prints the process numbers of our workers on this machine.
+workers() {
+  for file in $(grep -lzF -e "$dir/worker-" /proc/[0-9]*/cmdline 2>/dev/null); do
+    pid=${file#/proc/}
+    pid=${pid%/cmdline}
+    [ -O "/proc/$pid" ] || continue
+    worker=$(tr '\000' '\n' <"$file" 2>/dev/null | sed -n '/^--detach$/{n;p;q;}')
+    case $worker in "$dir/worker-"*) ;; *) continue ;; esac
+    if meant "$worker"; then echo "$pid"; fi
+  done
+}
+
+# Waits until no worker is left, about two seconds at most.
+await_end() {
+  rounds=0
+  while [ "$rounds" -lt 20 ] && [ -n "$(workers)" ]; do
+    sleep 0.1 2>/dev/null || sleep 1
+    rounds=$((rounds + 1))
+  done
+}
+
+stop_workers() {
+  pids=$(workers)
+  [ -n "$pids" ] || return 0
+  say stopped "$(echo "$pids" | wc -l | tr -d ' ')"
+  kill -TERM $pids 2>/dev/null
+  # A worker that was suspended does not see the first signal before it is woken.
+  kill -CONT $pids 2>/dev/null
+  await_end
+  pids=$(workers)
+  [ -n "$pids" ] || return 0
+  kill -KILL $pids 2>/dev/null
+  await_end
+  pids=$(workers)
+  [ -z "$pids" ] || fail "process $(echo $pids) does not end"
+}
+
+remove_worker_dirs() {
+  node=$(uname -n)
+  here=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null):$(readlink /proc/self/ns/pid 2>/dev/null)
+  for worker in "$dir"/worker-*; do
+    [ -d "$worker" ] && [ ! -L "$worker" ] && [ -O "$worker" ] || continue
+    meant "$worker" || continue
+    its_here= its_node=
+    { read -r its_here its_node <"$worker/host"; } 2>/dev/null
+    if [ "$its_here" = "$here" ] || [ "$its_node" = "$node" ] || [ -z "$its_here" ]; then
+      rm -rf -- "$worker"
+      [ ! -e "$worker" ] || fail "$worker cannot be removed"
+    else
+      say elsewhere "$its_node"
+    fi
+  done
+}
+
+# Removes the programs that no worker's directory names: a program that runs on another machine must stay, for
+# network file systems take it away under the running process.
+remove_programs() {
+  for file in "$dir"/mapreduce-*; do
+    [ -f "$file" ] && [ ! -L "$file" ] && [ -O "$file" ] || continue
+    name=${file##*/}
+    if [ -n "$program" ]; then
+      # Its name may be followed by that of an upload in progress.
+      case $name in "$program"*) continue ;; esac
+    fi
+    for worker in "$dir"/worker-*; do
+      [ -d "$worker" ] || continue
+      used=$name
+      { read -r used <"$worker/program"; } 2>/dev/null
+      case $name in "${used:-$name}"*) continue 2 ;; esac
+    done
+    rm -f -- "$file"
+    [ ! -e "$file" ] || fail "$file cannot be removed"
+  done
+}
+
+main() {
+  name_dir
+  named=$dir
+  # The directory may be gone though a worker still runs.
+  dir=$(cd -P -- "$dir" 2>/dev/null && pwd -P || printf %s "$dir")
+  stop_workers
+  if [ -d "$dir" ] && [ ! -L "$named" ] && [ -O "$dir" ]; then
+    remove_worker_dirs
+    [ -n "$only" ] || remove_programs
+    if [ -z "$keep$only" ]; then
+      rm -f -- "$dir"/try-*
+      # What is still in it is not ours to remove.
+      rmdir -- "$dir" 2>/dev/null
+    fi
+  fi
+  say end clean
+}
+main </dev/null

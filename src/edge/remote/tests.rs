@@ -1,0 +1,241 @@
+//! Tests: the scripts, run by this machine's `sh`.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use super::*;
+
+struct Local;
+
+impl Shell for Local {
+    fn run(&mut self, command: &str, stdin: &[u8], _: Duration) -> anyhow::Result<CommandOutput> {
+        let mut child = Command::new("sh")
+            .args(["-c", command])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        child.stdin.take().unwrap().write_all(stdin)?;
+        let output = child.wait_with_output()?;
+        Ok(CommandOutput {
+            status: output.status.code().unwrap_or(-1),
+            signal: None,
+            stdout: output.stdout,
+            stderr: output.stderr,
+        })
+    }
+}
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A private place of one test, and a remote directory in it that is not made yet.
+fn place() -> (tempfile::TempDir, PathBuf) {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("remote dir");
+    (home, dir)
+}
+
+fn prepare(dir: &Path) -> anyhow::Result<RemoteDir> {
+    prepare_directory(&mut Local, dir.to_str(), "mapreduce-0123", "7-0", DEADLINE)
+}
+
+fn refusal(dir: &Path) -> String {
+    prepare(dir).unwrap_err().to_string()
+}
+
+fn clean_all(dir: &Path) -> Cleaned {
+    clean(&mut Local, dir.to_str(), Scope::All, DEADLINE).unwrap()
+}
+
+/// A process that looks like a worker of `dir`: a shell's arguments are on its command line, too.
+struct FakeWorker(Child);
+
+impl FakeWorker {
+    fn start(dir: &Path, name: &str, body: &str) -> FakeWorker {
+        let worker = dir.join(name);
+        fs::create_dir(&worker).unwrap();
+        let mut child = Command::new("sh")
+            .args(["-c", body, "serve", "--detach"])
+            .arg(&worker)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It says a line once it is ready for signals.
+        let mut ready = [0];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut ready).unwrap();
+        FakeWorker(child)
+    }
+
+    fn lives(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for FakeWorker {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+const POLITE: &str = "echo; while :; do sleep 0.05; done";
+const STUBBORN: &str = "trap '' TERM; echo; while :; do sleep 0.05; done";
+
+#[test]
+fn system_is_told() {
+    let system = system(&mut Local, Some("/no/such/loader"), DEADLINE).unwrap();
+    assert_eq!(system.arch, std::env::consts::ARCH);
+    assert!(!system.has_loader);
+    assert!(super::system(&mut Local, None, DEADLINE).unwrap().has_loader);
+}
+
+#[test]
+fn directory_is_made_private_and_found_again() {
+    let (_home, dir) = place();
+    let made = prepare(&dir).unwrap();
+    assert_eq!(made.path, fs::canonicalize(&dir).unwrap().to_str().unwrap());
+    assert!(made.free_bytes.is_some() && made.digest.is_none());
+    assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o7777, 0o700);
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+    fs::write(dir.join("mapreduce-0123"), "abc").unwrap();
+    let found = prepare(&dir.join("")).unwrap();
+    assert_eq!(found.digest.unwrap(), crate::edge::program::digest_of(b"abc"));
+}
+
+#[test]
+fn directory_of_doubtful_kind_is_refused() {
+    let (home, dir) = place();
+    let own = home.path().join("own");
+    fs::create_dir(&own).unwrap();
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o700)).unwrap();
+    symlink(&own, &dir).unwrap();
+    for path in [dir.clone(), dir.join("")] {
+        assert!(refusal(&path).contains("symbolic link"), "{}", refusal(&path));
+    }
+    assert!(refusal(&dir.join(".")).contains("must not have ."));
+    assert!(refusal(Path::new("relative/dir")).contains("must be absolute"));
+    fs::remove_file(&dir).unwrap();
+    fs::write(&dir, "").unwrap();
+    assert!(refusal(&dir).contains("not a directory"));
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o755)).unwrap();
+    assert!(refusal(&own).contains("permissions 755"), "{}", refusal(&own));
+    assert!(refusal(&home.path().join("no/where")).contains("there is no directory"));
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    assert!(refusal(&home.path().join("new")).contains("everybody may write"));
+    assert!(!home.path().join("new").exists());
+}
+
+#[test]
+fn digest_of_a_file_is_told() {
+    let (home, _) = place();
+    let file = home.path().join("it's");
+    assert!(digest(&mut Local, file.to_str().unwrap(), DEADLINE).is_err());
+    fs::write(&file, "abc").unwrap();
+    let told = digest(&mut Local, file.to_str().unwrap(), DEADLINE).unwrap();
+    assert_eq!(told, crate::edge::program::digest_of(b"abc"));
+}
+
+#[test]
+fn cleaning_stops_workers_and_leaves_nothing() {
+    let (_home, dir) = place();
+    prepare(&dir).unwrap();
+    let mut polite = FakeWorker::start(&dir, "worker-a-0", POLITE);
+    let mut suspended = FakeWorker::start(&dir, "worker-a-1", POLITE);
+    let pid = rustix::process::Pid::from_child(&suspended.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    fs::write(dir.join("mapreduce-0123"), "old").unwrap();
+    let cleaned = clean_all(&dir);
+    assert_eq!(cleaned.stopped, 2);
+    assert!(!polite.lives() && !suspended.lives());
+    assert!(!dir.exists());
+    assert_eq!(clean_all(&dir), Cleaned::default());
+}
+
+#[test]
+fn stubborn_worker_is_killed_though_its_directory_is_gone() {
+    let (_home, dir) = place();
+    prepare(&dir).unwrap();
+    let mut worker = FakeWorker::start(&dir, "worker-a-0", STUBBORN);
+    fs::remove_dir_all(&dir).unwrap();
+    let begin = Instant::now();
+    assert_eq!(clean_all(&dir).stopped, 1);
+    assert!(!worker.lives());
+    assert!(begin.elapsed() < Duration::from_secs(15));
+}
+
+#[test]
+fn cleaning_spares_what_is_not_ours() {
+    let (home, dir) = place();
+    prepare(&dir).unwrap();
+    fs::write(dir.join("notes"), "").unwrap();
+    symlink(home.path(), dir.join("worker-link")).unwrap();
+    symlink(home.path().join("victim"), dir.join("mapreduce-link")).unwrap();
+    fs::write(home.path().join("victim"), "").unwrap();
+    // Process numbers in files are not believed.
+    fs::create_dir(dir.join("worker-a-0")).unwrap();
+    fs::write(dir.join("worker-a-0/pid"), std::process::id().to_string()).unwrap();
+    let other = home.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let mut bystander = FakeWorker::start(&other, "worker-a-0", POLITE);
+    assert_eq!(clean_all(&dir).stopped, 0);
+    assert!(bystander.lives());
+    assert!(dir.join("notes").exists() && home.path().join("victim").exists());
+    assert!(!dir.join("worker-a-0").exists());
+}
+
+#[test]
+fn symbolic_link_as_directory_is_not_cleaned() {
+    let (home, dir) = place();
+    let own = home.path().join("own");
+    fs::create_dir(&own).unwrap();
+    fs::write(own.join("mapreduce-1"), "").unwrap();
+    symlink(&own, &dir).unwrap();
+    clean_all(&dir);
+    assert!(own.join("mapreduce-1").exists());
+}
+
+#[test]
+fn deploying_keeps_its_own_workers_and_programs_in_use() {
+    let (_home, dir) = place();
+    prepare(&dir).unwrap();
+    let mut old = FakeWorker::start(&dir, "worker-a-0", POLITE);
+    let mut new = FakeWorker::start(&dir, "worker-b-0", POLITE);
+    fs::create_dir(dir.join("worker-a-9")).unwrap();
+    fs::write(dir.join("worker-a-9/host"), "elsewhere:1 tp-2\n").unwrap();
+    fs::write(dir.join("worker-a-9/program"), "mapreduce-used\n").unwrap();
+    fs::write(dir.join("worker-b-0/program"), "mapreduce-new\n").unwrap();
+    for name in ["mapreduce-new", "mapreduce-new.part", "mapreduce-used", "mapreduce-old"] {
+        fs::write(dir.join(name), "").unwrap();
+    }
+    let older = Scope::Older { id: "b", program: "mapreduce-new" };
+    let cleaned = clean(&mut Local, dir.to_str(), older, DEADLINE).unwrap();
+    assert_eq!(cleaned, Cleaned { stopped: 1, elsewhere: vec!["tp-2".into()] });
+    assert!(!old.lives() && new.lives());
+    let mut left: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["mapreduce-new", "mapreduce-new.part", "mapreduce-used", "worker-a-9", "worker-b-0"]);
+}
+
+#[test]
+fn one_worker_is_stopped_alone() {
+    let (_home, dir) = place();
+    prepare(&dir).unwrap();
+    let mut one = FakeWorker::start(&dir, "worker-a-1", POLITE);
+    let mut other = FakeWorker::start(&dir, "worker-a-10", POLITE);
+    fs::write(dir.join("mapreduce-new"), "").unwrap();
+    clean(&mut Local, dir.to_str(), Scope::Worker("worker-a-1"), DEADLINE).unwrap();
+    assert!(!one.lives() && other.lives());
+    assert!(!dir.join("worker-a-1").exists() && dir.join("worker-a-10").exists());
+    assert!(dir.join("mapreduce-new").exists());
+}
+
+#[test]
+fn noise_of_login_shells_is_no_answer() {
+    let answer = Answer::parse(b"Welcome!\nmapreduce:dir=/tmp/a=b\nmapreduce:free_kib=\n\xff\n");
+    assert_eq!(answer.value("dir"), Some("/tmp/a=b"));
+    assert_eq!(answer.value("free_kib"), None);
+}
