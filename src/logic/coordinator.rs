@@ -107,10 +107,7 @@ pub enum Event {
         bytes: u64,
     },
     /// The result is written and final.
-    Merged {
-        bytes: u64,
-        entries: u64,
-    },
+    Merged,
     /// The result cannot be written.
     OutputFailed {
         cause: String,
@@ -224,8 +221,6 @@ pub struct Totals {
     pub distinct_keys: u64,
     /// Entries that the workers will send for the merge.
     pub entries: u64,
-    pub output_bytes: u64,
-    pub output_entries: u64,
 }
 
 /// Splits that a worker may hold beyond one for each of its threads: they are on their way or wait, which hides the
@@ -321,11 +316,7 @@ impl Coordinator {
                 self.totals.reduced_bytes += bytes;
                 self.acknowledge(worker);
             }
-            Event::Merged { bytes, entries } if self.phase == Phase::Merge => {
-                self.totals.output_bytes = bytes;
-                self.totals.output_entries = entries;
-                self.end(Outcome::Done, now, &mut commands);
-            }
+            Event::Merged if self.phase == Phase::Merge => self.end(Outcome::Done, now, &mut commands),
             Event::Heard { .. } => {}
             Event::Tick => self.check_deadlines(now, &mut commands),
             other => self.fail(other, now, &mut commands),
@@ -441,7 +432,7 @@ impl Coordinator {
                 let cause = format!("it acknowledged what it was not asked for in {}", self.phase);
                 return self.lose(worker, cause, now, commands);
             }
-            Event::Merged { .. }
+            Event::Merged
             | Event::SplitCut { .. }
             | Event::InputEnded
             | Event::Mapped { .. }

@@ -1,5 +1,7 @@
 //! Client: one loop: take an event, ask the coordinator, perform its commands.
 
+mod tell;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,14 +11,13 @@ use crossbeam_channel::{Receiver, Sender, after, bounded, never, select, tick, u
 use crate::job::{Job, Value};
 use crate::logic::coordinator::{Command, Config, Coordinator, Event, Failure, Outcome, Phase};
 use crate::logic::ids::{Epoch, JobId, WorkerId};
-use crate::logic::merge::merge;
 use crate::logic::partition::Seed;
 use crate::wire::message::{Begin, FromWorker, Routes};
 
-use super::greet::PROGRAM;
+use super::collect::{Stream, Streams, Written, write_merged};
 use super::link::{Answer, Link, Listener, Order};
-use super::report::{PhaseReport, Progress, Report, Snapshot, WorkerSnapshot, WorkerState};
-use super::results::{Broken, CREDIT_BATCHES, Piece, ResultCursor, SortedCursor, StreamCursor};
+use super::report::{Progress, Report};
+use super::results::{Broken, CREDIT_BATCHES, Piece, Sorted};
 use super::source::{Cutter, Sink};
 use super::spawn;
 
@@ -55,7 +56,7 @@ const MERGE_GRACE: Duration = Duration::from_secs(2);
 enum Incoming<V> {
     Answer(WorkerId, Answer<V>),
     Event(Event),
-    Merged(Box<dyn Sink<V>>, u64),
+    Merged(Written<V>),
     OutputFailed(std::io::Error),
 }
 
@@ -109,7 +110,7 @@ struct Client<'c, J: Job> {
     cuts: Sender<u64>,
     /// Where the pieces of each worker's result go, once they are asked for.
     pieces: Vec<Option<Sender<Piece>>>,
-    sorted: Option<Sender<Vec<super::results::Sorted<J::Value>>>>,
+    sorted: Option<Sender<Vec<Sorted<J::Value>>>>,
     sink: Option<Box<dyn Sink<J::Value>>>,
     merged_entries: Arc<AtomicU64>,
     merge_ended: Receiver<()>,
@@ -157,7 +158,7 @@ pub fn run<J: Job>(
     let outcome = client.run(commands, stop);
     client.progress.finish();
     client.end_links();
-    outcome.and_then(|(sink, entries)| client.finish(sink, entries))
+    outcome.and_then(|written| client.finish(written))
 }
 
 /// Gives each worker as many partitions as it has threads, for each is reduced by one.
@@ -196,12 +197,12 @@ fn start_cutter<J: Job>(
 }
 
 impl<J: Job> Client<'_, J> {
-    /// The loop. Returns the sink with everything in it, and how many entries those are.
+    /// The loop, until everything is written.
     fn run(
         &mut self,
         mut commands: Vec<Command>,
         stop: &Receiver<()>,
-    ) -> Result<(Box<dyn Sink<J::Value>>, u64), RunError> {
+    ) -> Result<Written<J::Value>, RunError> {
         let ticks = tick(TICK);
         let inbox = self.mailbox.inbox.clone();
         let mut shown = None;
@@ -227,9 +228,9 @@ impl<J: Job> Client<'_, J> {
                 recv(inbox) -> incoming => match incoming {
                     Ok(Incoming::Answer(worker, answer)) => self.answer(worker, answer),
                     Ok(Incoming::Event(event)) => Some(event),
-                    Ok(Incoming::Merged(sink, entries)) => {
-                        written = Some((sink, entries));
-                        Some(Event::Merged { bytes: 0, entries })
+                    Ok(Incoming::Merged(merged)) => {
+                        written = Some(merged);
+                        Some(Event::Merged)
                     }
                     Ok(Incoming::OutputFailed(error)) => {
                         let cause = error.to_string();
@@ -338,7 +339,7 @@ impl<J: Job> Client<'_, J> {
         let started = spawn("mr:merge".into(), move || {
             let merged = super::guarded(|| write_merged(job.as_ref(), streams, top, sink, &entries));
             let incoming = match merged {
-                Ok(Ok(sink)) => Incoming::Merged(sink, entries.load(Ordering::Relaxed)),
+                Ok(Ok(written)) => Incoming::Merged(written),
                 // The job ended for another reason, which the coordinator knows or will hear.
                 Ok(Err(Broken::Ended)) => Incoming::Event(Event::Tick),
                 Ok(Err(Broken::Output(error))) => Incoming::OutputFailed(error),
@@ -366,17 +367,12 @@ impl<J: Job> Client<'_, J> {
         }
         let mut streams = Vec::new();
         for (index, link) in self.links.iter().enumerate() {
-            // Bounded by the credit.
-            let (to_merge, pieces) = unbounded();
+            let (stream, to_merge) = Stream::new(link.orders.clone());
             self.pieces[index] = Some(to_merge);
-            let orders = link.orders.clone();
-            let consumed = move || {
-                let _ = orders.send(Order::Credit { batches: 1 });
-            };
-            streams.push((pieces, Box::new(consumed) as Box<dyn Fn() + Send>));
+            streams.push(stream);
             self.order(WorkerId(index as u32), Order::Fetch { epoch, credit: CREDIT_BATCHES });
         }
-        Streams::Pieces(streams)
+        Streams::Remote(streams)
     }
 
     /// Waits until the workers have been told that the job is over, for what is told by a process that ends is lost.
@@ -403,119 +399,16 @@ impl<J: Job> Client<'_, J> {
     }
 
     /// Makes the output final and sums up.
-    fn finish(self, sink: Box<dyn Sink<J::Value>>, entries: u64) -> Result<Report, RunError> {
+    fn finish(self, written: Written<J::Value>) -> Result<Report, RunError> {
         let before = Instant::now();
-        let output_bytes = sink.finish().map_err(RunError::output)?;
-        let finishing = before.elapsed();
-        let now = self.spec.began.elapsed();
-        let totals = self.coordinator.totals();
-        let phases = Phase::ALL.map(|phase| {
-            let (extra, bytes) = match phase {
-                Phase::Split => (Duration::ZERO, totals.cut_bytes),
-                Phase::Map => (Duration::ZERO, totals.mapped_bytes),
-                Phase::Shuffle => (Duration::ZERO, totals.shuffled_bytes),
-                Phase::Reduce => (Duration::ZERO, totals.reduced_bytes),
-                Phase::Merge => (finishing, output_bytes),
-            };
-            let seconds = (self.coordinator.phase_time(phase, now) + extra).as_secs_f64();
-            PhaseReport { phase, seconds, bytes }
-        });
-        Ok(Report {
-            job: J::NAME.to_owned(),
-            program_version: PROGRAM.to_owned(),
-            workers: self.links.len(),
-            threads: self.links.iter().map(|link| link.threads as usize).sum(),
-            local: self.spec.local,
-            total_seconds: phases.iter().map(|phase| phase.seconds).sum(),
-            phases: phases.to_vec(),
-            input_files: self.spec.input_files,
-            input_bytes: totals.mapped_bytes,
-            splits: totals.splits,
-            pairs: totals.pairs,
-            distinct_keys: totals.distinct_keys,
-            output_entries: entries,
-            output_bytes,
-        })
+        let output_bytes = written.sink.finish().map_err(RunError::output)?;
+        let output =
+            tell::Output { entries: written.entries, bytes: output_bytes, finishing: before.elapsed() };
+        Ok(tell::report(&self.spec, &self.coordinator, &self.links, &output))
     }
 
     fn show(&mut self) {
-        let now = self.spec.began.elapsed();
-        let (phase, totals) = (self.coordinator.phase(), self.coordinator.totals());
-        let workers = self.coordinator.workers().iter().zip(&self.links);
-        let snapshot = Snapshot {
-            phase,
-            elapsed: now,
-            phase_elapsed: self.coordinator.phase_time(phase, now),
-            input_bytes: self.spec.input_bytes,
-            mapped_bytes: totals.mapped_bytes,
-            workers_done: self.coordinator.workers().iter().filter(|worker| worker.acknowledged).count(),
-            merged_entries: self.merged_entries.load(Ordering::Relaxed),
-            total_entries: self.spec.top.map_or(totals.entries, |top| totals.entries.min(top)),
-            workers: workers
-                .map(|(worker, link)| WorkerSnapshot {
-                    name: link.name.clone(),
-                    state: match phase {
-                        Phase::Split if worker.acknowledged => WorkerState::Waiting,
-                        Phase::Split => WorkerState::Starting,
-                        Phase::Map if worker.in_flight.is_empty() => WorkerState::Waiting,
-                        Phase::Map => WorkerState::Mapping,
-                        Phase::Merge => WorkerState::Merging,
-                        _ if worker.acknowledged => WorkerState::Waiting,
-                        Phase::Shuffle => WorkerState::Shuffling,
-                        Phase::Reduce => WorkerState::Reducing,
-                    },
-                    splits_mapped: worker.splits_mapped,
-                    bytes_mapped: worker.bytes_mapped,
-                    splits_in_flight: worker.in_flight.len(),
-                })
-                .collect(),
-        };
-        self.progress.update(&snapshot);
+        let merged = self.merged_entries.load(Ordering::Relaxed);
+        self.progress.update(&tell::snapshot(&self.spec, &self.coordinator, &self.links, merged));
     }
-}
-
-/// Where the sorted partitions come from.
-enum Streams<V> {
-    Sorted(Receiver<Vec<super::results::Sorted<V>>>),
-    Pieces(Vec<(Receiver<Piece>, Box<dyn Fn() + Send>)>),
-}
-
-/// Merges `streams` into `sink`, which is returned with everything in it but not yet final.
-fn write_merged<J: Job>(
-    job: &J,
-    streams: Streams<J::Value>,
-    top: Option<u64>,
-    mut sink: Box<dyn Sink<J::Value>>,
-    entries: &AtomicU64,
-) -> Result<Box<dyn Sink<J::Value>>, Broken> {
-    let mut cursors = match streams {
-        Streams::Sorted(sorted) => {
-            let sorted = sorted.recv().map_err(|_| Broken::Ended)?;
-            sorted.into_iter().map(|part| ResultCursor::Sorted(SortedCursor::new(part))).collect()
-        }
-        Streams::Pieces(streams) => {
-            let opened = streams.into_iter().map(|(pieces, consumed)| StreamCursor::open(pieces, consumed));
-            opened.map(|cursor| cursor.map(ResultCursor::Stream)).collect::<Result<Vec<_>, _>>()?
-        }
-    };
-    let mut left = top.unwrap_or(u64::MAX);
-    let mut count = 0;
-    merge(
-        &mut cursors,
-        |a, b| job.compare(a, b),
-        |key, value| {
-            if left == 0 {
-                return Ok(false);
-            }
-            left -= 1;
-            sink.entry(key, value)?;
-            count += 1;
-            if count % 1024 == 0 {
-                entries.store(count, Ordering::Relaxed);
-            }
-            Ok(true)
-        },
-    )?;
-    entries.store(count, Ordering::Relaxed);
-    Ok(sink)
 }

@@ -96,21 +96,29 @@ fn map_splits<J: Job>(
         if work.is_cancelled() {
             return Table::new();
         }
-        let before = table.memory_bytes();
-        let result = guarded(|| fold_split(work, data, &mut text, &mut table)).and_then(|pairs| pairs);
-        let grown = table.memory_bytes().saturating_sub(before);
-        let together = held.fetch_add(grown, Ordering::Relaxed) + grown;
-        let result = result.and_then(|pairs| match together as u64 > work.memory {
-            true => Err(format!(
-                "the map tables need {} MiB, more than the {} MiB that this worker may use (serve --memory)",
-                together >> 20,
-                work.memory >> 20
-            )),
-            false => Ok(pairs),
+        // All of it is guarded: a thread that ended would leave its split unanswered.
+        let result = guarded(|| {
+            let before = table.memory_bytes();
+            let pairs = fold_split(work, data, &mut text, &mut table)?;
+            let grown = table.memory_bytes().saturating_sub(before);
+            check_memory(held.fetch_add(grown, Ordering::Relaxed) + grown, work.memory)?;
+            Ok(pairs)
         });
+        let result = result.and_then(|pairs| pairs);
         executed(split, result);
     }
     table
+}
+
+fn check_memory(held: usize, allowed: u64) -> Result<(), String> {
+    if held as u64 <= allowed {
+        return Ok(());
+    }
+    Err(format!(
+        "the map tables need {} MiB, more than the {} MiB that this worker may use (--memory)",
+        held >> 20,
+        allowed >> 20
+    ))
 }
 
 fn fold_split<J: Job>(

@@ -1,6 +1,7 @@
 //! Does: owns threads and channels, holds no policy.
 
 pub mod client;
+pub(crate) mod collect;
 pub(crate) mod engine;
 pub mod greet;
 pub mod link;

@@ -89,7 +89,7 @@ pub struct Report {
 pub struct PhaseReport {
     pub phase: Phase,
     pub seconds: f64,
-    /// Bytes that the phase moved: Split and Map the input, Shuffle what went between workers, Reduce none or what
-    /// was folded, Merge what was written.
+    /// Bytes that the phase moved: Map the input, Shuffle what went between workers, Reduce what was folded of it,
+    /// Merge what was written. Split moves none: cutting goes on while the first splits are mapped.
     pub bytes: u64,
 }

@@ -68,7 +68,7 @@ fn the_command_line_crate_is_named_in_its_places_only() {
 #[test]
 fn nothing_that_a_user_can_cause_panics() {
     let mut found = Vec::new();
-    for file in sources("src") {
+    for file in sources("src").into_iter().filter(|file| !file.path.ends_with("/tests.rs")) {
         found.extend(file.lines_with(&[".unwrap()", "todo!(", "unimplemented!(", "dbg!("]));
     }
     assert_none("errors are values; a broken invariant has an expect() with the reason", &found);

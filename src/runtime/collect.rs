@@ -1,0 +1,89 @@
+//! Collect: the client's end of the merge: streams of results from all workers, merged into the output.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use crate::job::{Job, Value};
+use crate::logic::merge::merge;
+
+use super::link::Order;
+use super::results::{Broken, Piece, ResultCursor, Sorted, SortedCursor, StreamCursor};
+use super::source::Sink;
+
+/// An output with everything in it, but not yet final.
+pub(crate) struct Written<V> {
+    pub sink: Box<dyn Sink<V>>,
+    pub entries: u64,
+}
+
+/// The result of one worker on its way.
+pub(crate) struct Stream {
+    pieces: Receiver<Piece>,
+    /// Takes credit for a batch that was read.
+    orders: Sender<Order>,
+}
+
+impl Stream {
+    /// Makes a stream of the worker that takes `orders`, and where its pieces go. The worker's credit bounds it.
+    pub(crate) fn new(orders: Sender<Order>) -> (Self, Sender<Piece>) {
+        let (to_merge, pieces) = unbounded();
+        (Self { pieces, orders }, to_merge)
+    }
+
+    fn open<V: Value>(self) -> Result<ResultCursor<V>, Broken> {
+        let Self { pieces, orders } = self;
+        let consumed = Box::new(move || {
+            // A link that is gone is heard of elsewhere.
+            let _ = orders.send(Order::Credit { batches: 1 });
+        });
+        StreamCursor::open(pieces, consumed).map(ResultCursor::Stream)
+    }
+}
+
+/// Where the sorted partitions come from.
+pub(crate) enum Streams<V> {
+    /// In-process: the partitions themselves.
+    Sorted(Receiver<Vec<Sorted<V>>>),
+    Remote(Vec<Stream>),
+}
+
+/// Merges `streams` into `sink`, and tells through `entries` how far it is.
+///
+/// # Errors
+/// If a stream breaks, or the sink cannot be written.
+pub(crate) fn write_merged<J: Job>(
+    job: &J,
+    streams: Streams<J::Value>,
+    top: Option<u64>,
+    mut sink: Box<dyn Sink<J::Value>>,
+    entries: &AtomicU64,
+) -> Result<Written<J::Value>, Broken> {
+    let mut cursors = match streams {
+        Streams::Sorted(sorted) => {
+            let sorted = sorted.recv().map_err(|_| Broken::Ended)?;
+            sorted.into_iter().map(|part| ResultCursor::Sorted(SortedCursor::new(part))).collect()
+        }
+        Streams::Remote(streams) => streams.into_iter().map(Stream::open).collect::<Result<Vec<_>, _>>()?,
+    };
+    let mut left = top.unwrap_or(u64::MAX);
+    let mut count = 0;
+    merge(
+        &mut cursors,
+        |a, b| job.compare(a, b),
+        |key, value| {
+            if left == 0 {
+                return Ok(false);
+            }
+            left -= 1;
+            sink.entry(key, value)?;
+            count += 1;
+            if count % 1024 == 0 {
+                entries.store(count, Ordering::Relaxed);
+            }
+            Ok(true)
+        },
+    )?;
+    entries.store(count, Ordering::Relaxed);
+    Ok(Written { sink, entries: count })
+}
