@@ -55,7 +55,7 @@ pub fn start_local<J: Job>(
         });
         let told = tell.clone();
         let ran = guarded(|| translated.and_then(|_| run(setup, sender, &inbox, tell)));
-        if let Err(cause) = ran.map(|ran| ran.map_err(|error| error.to_string())).flatten() {
+        if let Err(cause) = ran.and_then(|ran| ran.map_err(|error| error.to_string())) {
             told(Answer::Closed { cause });
         }
     })?;
