@@ -92,6 +92,7 @@ fn detached<J: Job>(options: &ServeOptions, directory: &Path, orders: Orders) ->
 
 fn listen(options: &ServeOptions) -> anyhow::Result<(TcpListener, SocketAddr)> {
     let wanted = SocketAddr::new(options.bind, options.port);
+    machine::raise_open_files();
     let listener = TcpListener::bind(wanted).with_context(|| format!("cannot listen on {wanted}"))?;
     let address = listener.local_addr().context("asking for the port")?;
     Ok((listener, address))
