@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 
 use crate::edge::input::Input;
-use crate::edge::output::{self, Destination, Format};
+use crate::edge::output::{self, Destination, Format, ReportFile};
 use crate::edge::{progress, signals, table};
 use crate::job::Job;
 use crate::logic::coordinator::Failure;
@@ -71,6 +71,7 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
     })?;
     let input = Input::open(&options.inputs)?;
     let sink = output::open(&options.destination, options.format, J::COLUMNS)?;
+    let report_file = options.report.as_deref().map(ReportFile::create).transpose()?;
     let pool = Pool::choose(options, console)?;
     let workers = pool.reach::<J>(options, console)?;
     let spec = RunSpec {
@@ -101,8 +102,8 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
     let ran = client::run(spec, links, mailbox, input.cutter(), sink, &stop, progress.as_mut());
     let report = ran.map_err(|error| explain(error, &names, &input, options))?;
     console.block(&table::phase_table(&report, J::COLUMNS[0]));
-    if let Some(path) = &options.report {
-        output::write_report(path, &report)?;
+    if let Some(file) = report_file {
+        file.write(&report)?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod faults;
 mod harness;
 mod output;
 mod reference;
+mod run;
 mod serve;
 mod ssh;
 mod tidy;
