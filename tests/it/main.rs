@@ -1,6 +1,7 @@
 //! Integration tests: one crate, one file per promise.
 
 mod cli;
+mod cluster;
 mod deploy;
 mod discover;
 mod exact;

@@ -9,6 +9,7 @@ use mapreduce::logic::tokenize::Tokens;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::deploy::assert_says;
 use crate::harness::program::{Invocation, Running};
 use crate::harness::served::{Served, await_jobs, list};
 use crate::harness::{Finished, Lab, entries, processes, wait_until, with_deadline};
@@ -95,12 +96,6 @@ fn numbers(n: u32) -> Vec<u8> {
 fn pairs(tsv: &[u8]) -> Vec<(&str, u64)> {
     let lines = std::str::from_utf8(tsv).unwrap().split_terminator('\n');
     lines.map(|line| line.rsplit_once('\t').unwrap()).map(|(word, n)| (word, n.parse().unwrap())).collect()
-}
-
-fn assert_says(finished: &Finished, parts: &[&str]) {
-    for part in parts {
-        assert!(finished.stderr.contains(part), "no {part:?} in:\n{}", finished.stderr);
-    }
 }
 
 #[test]
