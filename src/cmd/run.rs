@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow};
 
 use crate::edge::input::Input;
 use crate::edge::output::{self, Destination, Format, ReportFile};
-use crate::edge::{progress, signals, table};
+use crate::edge::{progress, random, signals, table};
 use crate::job::Job;
 use crate::logic::coordinator::Failure;
 use crate::logic::ids::{JobId, WorkerId};
@@ -76,9 +76,9 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
     let workers = pool.reach::<J>(options, console)?;
     let spec = RunSpec {
         job: Arc::new(job),
-        id: JobId(random()?),
+        id: JobId(random::number()?),
         params: wire_params,
-        seed: Seed([random()?, random()?]),
+        seed: Seed([random::number()?, random::number()?]),
         top: options.top.map(|top| top as u64),
         split_bytes: options.split_size,
         input_bytes: input.total_bytes(),
@@ -141,8 +141,4 @@ fn explain(error: RunError, names: &[String], input: &Input, options: &RunOption
 
 fn all_cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-fn random() -> anyhow::Result<u64> {
-    getrandom::u64().map_err(|error| anyhow!("the system has no random numbers to give: {error}"))
 }
