@@ -56,6 +56,27 @@ pub trait Job: Sized + Send + Sync + 'static {
         let _ = (a.1, b.1);
         a.0.cmp(b.0)
     }
+
+    /// Returns a number that sorts first what [`Job::compare`] sorts first, as far as it can tell: where two ranks
+    /// differ, the pairs must compare in the same way. Sorting reads the pairs themselves only where ranks are equal.
+    /// It may say nothing, as this one does not, for jobs whose order is their own.
+    fn rank(&self, pair: (&[u8], &Self::Value)) -> u128 {
+        let _ = pair;
+        0
+    }
+}
+
+/// Returns the front of `key` as a number that compares as the keys do, for [`Job::rank`].
+#[inline]
+pub fn front_of(key: &[u8]) -> u64 {
+    match key.first_chunk() {
+        Some(front) => u64::from_be_bytes(*front),
+        None => {
+            let mut front = [0; 8];
+            front[..key.len()].copy_from_slice(key);
+            u64::from_be_bytes(front)
+        }
+    }
 }
 
 /// A value that is folded: it has a compact wire form and a text form.

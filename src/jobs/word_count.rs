@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::Job;
+use crate::job::{Job, front_of};
 use crate::logic::tokenize::{Tokenizer, Tokens};
 
 /// Counts the words of a text; most frequent first, then by the bytes of the word.
@@ -70,6 +70,10 @@ impl Job for WordCount {
     fn compare(&self, a: (&[u8], &u64), b: (&[u8], &u64)) -> Ordering {
         b.1.cmp(a.1).then_with(|| a.0.cmp(b.0))
     }
+
+    fn rank(&self, (word, count): (&[u8], &u64)) -> u128 {
+        u128::from(!count) << 64 | u128::from(front_of(word))
+    }
 }
 
 #[cfg(test)]
@@ -94,6 +98,21 @@ mod tests {
         counts.sort_by(|a, b| job.compare((&a.0, &a.1), (&b.0, &b.1)));
         let lines = counts.iter().map(|(word, n)| format!("{}={n}", String::from_utf8_lossy(word)));
         lines.collect::<Vec<_>>().join(" ")
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn ranks_sort_as_pairs_compare(
+            a in proptest::collection::vec(0u8..3, 0..10), b in proptest::collection::vec(0u8..3, 0..10),
+            m in 0u64..3, n in proptest::prelude::any::<u64>(),
+        ) {
+            let job = job(Tokens::Word, false);
+            for (m, n) in [(m, n), (n, m), (m, m)] {
+                let (a, b) = ((a.as_slice(), &m), (b.as_slice(), &n));
+                let by_rank = job.rank(a).cmp(&job.rank(b));
+                proptest::prop_assert!(by_rank == Ordering::Equal || by_rank == job.compare(a, b));
+            }
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::job::Job;
 use crate::logic::ids::SplitId;
 use crate::logic::partition::{Partition, Seed, hash};
 use crate::logic::split::Split;
-use crate::logic::table::{ByPartition, Table};
+use crate::logic::table::{Batch, ByPartition, Table};
 use crate::wire::entries::Decoder;
 use crate::wire::message::{decode_batch, decode_split};
 
@@ -139,10 +139,12 @@ fn fold_split<J: Job>(
         }
     };
     let mut pairs = 0;
+    let mut batch = Batch::new(table, |into, other| work.job.combine(into, other));
     work.job.map(text, &mut |key, value| {
         pairs += 1;
-        table.fold(hash(work.seed, key), key, value, |into, other| work.job.combine(into, other));
+        batch.fold(hash(work.seed, key), key, value);
     });
+    batch.finish();
     Ok(pairs)
 }
 
@@ -171,14 +173,14 @@ pub(crate) fn combine<J: Job>(
     partition: Partition,
 ) -> Table<J::Value> {
     let mut combined = Table::new();
+    let mut batch = Batch::new(&mut combined, |into, other| work.job.combine(into, other));
     for (table, grouped) in tables.iter().zip(grouped) {
         for &index in grouped.entries(partition) {
             let entry = table.entry(index);
-            combined.fold(entry.hash, entry.key, entry.value.clone(), |into, other| {
-                work.job.combine(into, other);
-            });
+            batch.fold(entry.hash, entry.key, entry.value.clone());
         }
     }
+    batch.finish();
     combined
 }
 
@@ -218,13 +220,15 @@ pub(crate) fn reduce<J: Job>(
 
 fn fold_batches<J: Job>(work: &Work<J>, part: Incoming<J::Value>) -> Result<Table<J::Value>, String> {
     let mut table = part.own.unwrap_or_else(Table::new);
+    let mut folding = Batch::new(&mut table, |into, other| work.job.combine(into, other));
     for batch in part.batches {
         let (_, entries) = decode_batch(&batch).map_err(|error| error.to_string())?;
         for entry in Decoder::<J::Value>::new(entries) {
             let (key, value) = entry.map_err(|error| error.to_string())?;
-            table.fold(hash(work.seed, key), key, value, |into, other| work.job.combine(into, other));
+            folding.fold(hash(work.seed, key), key, value);
         }
     }
+    folding.finish();
     Ok(table)
 }
 

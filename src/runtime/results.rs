@@ -25,17 +25,22 @@ pub struct Sorted<V> {
 impl<V: Value> Sorted<V> {
     /// Sorts `table`; with `top`, keeps the order of only so many first entries.
     pub(crate) fn new<J: Job<Value = V>>(job: &J, table: Table<V>, top: Option<u64>) -> Self {
-        let mut order: Vec<usize> = (0..table.len()).collect();
-        let compare = |a: &usize, b: &usize| {
-            let (a, b) = (table.entry(*a), table.entry(*b));
-            job.compare((a.key, a.value), (b.key, b.value))
+        let ranked = table.iter().enumerate().map(|(at, entry)| (job.rank((entry.key, entry.value)), at));
+        let mut ranked: Vec<(u128, usize)> = ranked.collect();
+        let compare = |a: &(u128, usize), b: &(u128, usize)| {
+            a.0.cmp(&b.0).then_with(|| {
+                let (a, b) = (table.entry(a.1), table.entry(b.1));
+                job.compare((a.key, a.value), (b.key, b.value))
+            })
         };
-        let kept = top.map_or(order.len(), |top| usize::try_from(top).unwrap_or(usize::MAX).min(order.len()));
-        if kept > 0 && kept < order.len() {
-            order.select_nth_unstable_by(kept - 1, compare);
+        let kept =
+            top.map_or(ranked.len(), |top| usize::try_from(top).unwrap_or(usize::MAX).min(ranked.len()));
+        if kept > 0 && kept < ranked.len() {
+            ranked.select_nth_unstable_by(kept - 1, compare);
         }
-        order.truncate(kept);
-        order.sort_unstable_by(compare);
+        ranked.truncate(kept);
+        ranked.sort_unstable_by(compare);
+        let order = ranked.into_iter().map(|(_, at)| at).collect();
         Self { table, order }
     }
 
