@@ -85,7 +85,8 @@ impl Bench {
     }
 }
 
-const SCRIPTS: &str = "L'e\u{301}te\u{301} – Straße, \"a, b\" Съешь же\r\nहिन्दी में हिन्दी\nالعربية ١٢٣\t漢字、漢字\u{3000}かな\0x";
+const SCRIPTS: &str = "L'e\u{301}te\u{301} – Straße, \"a, b\" Съешь же\r\nहिन्दी में हिन्दी\n\
+    العربية ١٢٣\t漢字、漢字\u{3000}かな\0x";
 
 /// Some text with `n` different words that other machines' words hash apart from, each at least once.
 fn numbers(n: u32) -> Vec<u8> {
