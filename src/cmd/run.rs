@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 
 use crate::edge::input::Input;
-use crate::edge::output::{self, Destination, Format};
-use crate::edge::{machine, progress, signals, table};
+use crate::edge::output::{self, Destination, Format, ReportFile};
+use crate::edge::{machine, progress, random, signals, table};
 use crate::job::Job;
 use crate::logic::coordinator::Failure;
 use crate::logic::ids::{JobId, WorkerId};
@@ -77,13 +77,14 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
     machine::raise_open_files();
     let input = Input::open(&options.inputs)?;
     let sink = output::open(&options.destination, options.format, J::COLUMNS)?;
+    let report_file = options.report.as_deref().map(ReportFile::create).transpose()?;
     let pool = Pool::choose(options, console)?;
     let workers = pool.reach::<J>(options, console)?;
     let spec = RunSpec {
         job: Arc::new(job),
-        id: JobId(random()?),
+        id: JobId(random::number()?),
         params: wire_params,
-        seed: Seed([random()?, random()?]),
+        seed: Seed([random::number()?, random::number()?]),
         top: options.top.map(|top| top as u64),
         split_bytes: options.split_size,
         input_bytes: input.total_bytes(),
@@ -109,8 +110,8 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
     let ran = client::run(spec, links, mailbox, input.cutter(), sink, &stop, progress.as_mut());
     let report = ran.map_err(|error| explain(error, &names, &input, options))?;
     console.block(&table::phase_table(&report, J::COLUMNS[0]));
-    if let Some(path) = &options.report {
-        output::write_report(path, &report)?;
+    if let Some(file) = report_file {
+        file.write(&report)?;
     }
     Ok(())
 }
@@ -148,8 +149,4 @@ fn explain(error: RunError, names: &[String], input: &Input, options: &RunOption
         }
     };
     CommandError { cause, advice, exit: Exit::Failure }
-}
-
-fn random() -> anyhow::Result<u64> {
-    getrandom::u64().map_err(|error| anyhow!("the system has no random numbers to give: {error}"))
 }

@@ -277,8 +277,7 @@ fn check_owner(path: &Path) -> anyhow::Result<bool> {
 
 fn random_hex(bytes: usize) -> anyhow::Result<String> {
     let mut random = vec![0; bytes];
-    getrandom::fill(&mut random)
-        .map_err(|error| anyhow::anyhow!("no randomness from the system: {error}"))?;
+    super::random::fill(&mut random)?;
     Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

@@ -14,6 +14,7 @@ pub mod output;
 pub mod probe;
 pub mod program;
 pub mod progress;
+pub mod random;
 pub mod range;
 pub mod rate;
 pub mod remote;

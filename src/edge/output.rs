@@ -70,16 +70,28 @@ pub fn print(text: &[u8]) -> io::Result<()> {
     target.finish()
 }
 
-/// Writes the report of a run as a JSON file, whole or not at all.
-///
-/// # Errors
-/// If it cannot be written.
-pub fn write_report(path: &Path, report: &Report) -> anyhow::Result<()> {
-    let mut json = serde_json::to_vec_pretty(report).context("the report has no JSON form")?;
-    json.push(b'\n');
-    let mut target = Target::file(path)?;
-    target.write_all(&json)?;
-    Ok(target.finish()?)
+/// Where the report of a run goes. Opened before the run: what cannot be written is told before hours of work.
+pub struct ReportFile(Target);
+
+impl ReportFile {
+    /// Opens `path`.
+    ///
+    /// # Errors
+    /// If it cannot be created.
+    pub fn create(path: &Path) -> anyhow::Result<Self> {
+        Target::file(path).map(ReportFile)
+    }
+
+    /// Writes `report` as JSON, whole or not at all.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(mut self, report: &Report) -> anyhow::Result<()> {
+        let mut json = serde_json::to_vec_pretty(report).context("the report has no JSON form")?;
+        json.push(b'\n');
+        self.0.write_all(&json)?;
+        Ok(self.0.finish()?)
+    }
 }
 
 /// Tells whether `error` says that nobody reads our standard output any more (`run ... | head`), which ends a

@@ -1,9 +1,9 @@
 //! Table: key -> value, the fold of a map task; open addressing, short keys inline.
 //!
 //! Three parts: small *slots*, probed one after the other from where the low bits of the hash point; *entries*, in the
-//! order of their keys' first appearance, which hold keys of up to 16 bytes themselves; and the longer *keys*, one after
-//! the other. Entries keep the whole hash, so growing reads neither keys nor old slots, and a slot keeps some bits of
-//! it, so a probe seldom reads a wrong entry.
+//! order of their keys' first appearance, which hold keys of up to 16 bytes themselves; and the longer *keys*, one
+//! after the other. Entries keep the whole hash, so growing reads neither keys nor old slots, and a slot keeps some
+//! bits of it, so a probe seldom reads a wrong entry.
 //!
 //! A large table lies outside the caches, and folding one pair after the other waits for memory at each. A [`Batch`]
 //! gathers pairs, and looks up the slots of all, then the entries of all, so that the waits overlap (the idea of group
@@ -228,6 +228,10 @@ impl<'t, V, C: Fn(&mut V, V)> Batch<'t, V, C> {
 
     fn flush(&mut self) {
         let n = self.waiting.len();
+        if n == 0 {
+            // Nor has a table that nothing was ever put into any slots.
+            return;
+        }
         self.table.reserve(n);
         let mask = self.table.slots.len() - 1;
         // Each loop is one of loads that do not depend on each other, so that the processor waits for all at once.
@@ -413,6 +417,11 @@ mod tests {
 
     fn numbered(n_keys: usize, n_pairs: usize) -> Vec<(Vec<u8>, u64)> {
         (0..n_pairs).map(|n| (format!("key-{}", n * 7919 % n_keys).into_bytes(), n as u64)).collect()
+    }
+
+    #[test]
+    fn nothing_makes_an_empty_table() {
+        assert_eq!(assert_map(&[], |_| 0).len(), 0);
     }
 
     #[test]

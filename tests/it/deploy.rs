@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use mapreduce::edge::cluster::Cluster;
 use rustix::process::Signal;
 
-use crate::harness::{Finished, Lab, LabOptions, processes, with_deadline};
+use crate::harness::{Finished, Lab, LabOptions, entries, processes, with_deadline};
 
 /// For tests with few hosts, on a machine under load.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// What the lab's client has deployed, seen from outside.
-trait Deployed {
+pub trait Deployed {
     fn write_hosts(&self, defaults: &str);
     fn deploy(&self, more: &[&str]) -> Finished;
     fn stop(&self) -> Finished;
@@ -60,13 +60,6 @@ impl Deployed for Lab {
     }
 }
 
-fn entries(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
 /// The default remote directory of a host.
 fn remote_dir(lab: &Lab, index: usize) -> PathBuf {
     lab.hosts[index].tmp.join(format!("mapreduce-{}", rustix::process::geteuid().as_raw()))
@@ -79,7 +72,7 @@ fn lab(hosts: usize) -> Lab {
 }
 
 /// Another build of the program, as far as anybody can tell: bytes after the end of an ELF file do no harm.
-fn other_build(lab: &Lab) -> PathBuf {
+pub fn other_build(lab: &Lab) -> PathBuf {
     let path = lab.root().join("other-build");
     let mut bytes = fs::read(env!("CARGO_BIN_EXE_mapreduce")).unwrap();
     bytes.extend_from_slice(b"another build");
@@ -88,7 +81,8 @@ fn other_build(lab: &Lab) -> PathBuf {
     path
 }
 
-fn assert_says(finished: &Finished, parts: &[&str]) {
+#[track_caller]
+pub fn assert_says(finished: &Finished, parts: &[&str]) {
     for part in parts {
         assert!(finished.stderr.contains(part), "no {part:?} in:\n{}", finished.stderr);
     }

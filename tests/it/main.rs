@@ -1,13 +1,18 @@
 //! Integration tests: one crate, one file per promise.
 
 mod cli;
+mod cluster;
 mod deploy;
 mod discover;
 mod exact;
+mod examples;
 mod faults;
 mod harness;
 mod output;
+mod portable;
+mod readme;
 mod reference;
+mod run;
 mod serve;
 mod ssh;
 mod tidy;

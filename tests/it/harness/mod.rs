@@ -9,6 +9,7 @@
 pub mod deadline;
 pub mod processes;
 pub mod program;
+pub mod served;
 pub mod sshd;
 pub mod web;
 
@@ -17,7 +18,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mapreduce::edge::failure::HostName;
 use mapreduce::edge::ssh::{SshOptions, Target};
@@ -202,6 +203,29 @@ impl Drop for Lab {
             panic!("processes were left behind by the test (they are killed now): {left:#?}");
         }
     }
+}
+
+/// Waits until `is_so`, which is looked at often, for `limit` at most.
+///
+/// # Panics
+/// With `what` if it is not so by then.
+#[track_caller]
+pub fn wait_until(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < limit, "waited {limit:?} in vain for: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The names of what is in `dir`, sorted.
+pub fn entries(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.map(|entry| entry.file_name().into_string());
+    let mut names: Vec<String> =
+        entries.map(|entry| name(entry).expect("a readable entry").expect("a name in UTF-8")).collect();
+    names.sort();
+    names
 }
 
 /// Runs this test binary again with only the test `name`, in an environment of its own and without a terminal.

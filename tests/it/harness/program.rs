@@ -1,9 +1,11 @@
 //! Program: runs the real binary with a deadline and keeps what it printed.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,8 +22,18 @@ const FOREIGN: [&str; 6] = [
 /// A run of a program that is being prepared.
 pub struct Invocation {
     command: Command,
-    stdin: Vec<u8>,
+    input: Feed,
+    keep_stdout: bool,
     deadline: Duration,
+}
+
+/// What a program reads on standard input.
+enum Feed {
+    Nothing,
+    Bytes(Vec<u8>),
+    File(File),
+    /// What the test writes, for as long as it likes.
+    Pipe,
 }
 
 /// A run that has ended.
@@ -37,10 +49,20 @@ pub struct Finished {
     command: String,
 }
 
-/// A run that goes on.
+/// What a stream gave so far, and the thread that reads it to its end.
+struct Drain {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    thread: JoinHandle<()>,
+}
+
+/// A run that goes on; it is ended with this.
 pub struct Running {
     child: Child,
-    streams: [Option<JoinHandle<Vec<u8>>>; 2],
+    /// For the test to write to, after [`Invocation::open_stdin`].
+    pub stdin: Option<ChildStdin>,
+    /// For the test to read from, after [`Invocation::keep_stdout`].
+    pub stdout: Option<ChildStdout>,
+    streams: [Option<Drain>; 2],
     started: Instant,
     deadline: Duration,
     command: String,
@@ -59,7 +81,8 @@ impl Invocation {
         for variable in FOREIGN {
             command.env_remove(variable);
         }
-        Invocation { command, stdin: Vec::new(), deadline: Duration::from_secs(60) }
+        let deadline = Duration::from_secs(60);
+        Invocation { command, input: Feed::Nothing, keep_stdout: false, deadline }
     }
 
     pub fn env(mut self, key: &str, value: impl AsRef<OsStr>) -> Invocation {
@@ -73,7 +96,25 @@ impl Invocation {
     }
 
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Invocation {
-        self.stdin = bytes.into();
+        self.input = Feed::Bytes(bytes.into());
+        self
+    }
+
+    /// Has it read `file`, from where the file stands, as after `<` in a shell.
+    pub fn stdin_file(mut self, file: File) -> Invocation {
+        self.input = Feed::File(file);
+        self
+    }
+
+    /// Leaves standard input to the test: [`Running::stdin`].
+    pub fn open_stdin(mut self) -> Invocation {
+        self.input = Feed::Pipe;
+        self
+    }
+
+    /// Leaves standard output to the test: [`Running::stdout`]. Until the test reads it, nobody does.
+    pub fn keep_stdout(mut self) -> Invocation {
+        self.keep_stdout = true;
         self
     }
 
@@ -93,16 +134,23 @@ impl Invocation {
     /// Starts it and returns.
     pub fn spawn(mut self) -> Running {
         let command = format!("{:?}", self.command);
-        let stdin = if self.stdin.is_empty() { Stdio::null() } else { Stdio::piped() };
+        let (stdin, bytes) = match self.input {
+            Feed::Nothing => (Stdio::null(), None),
+            Feed::Bytes(bytes) => (Stdio::piped(), Some(bytes)),
+            Feed::File(file) => (Stdio::from(file), None),
+            Feed::Pipe => (Stdio::piped(), None),
+        };
         self.command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.command.spawn().unwrap_or_else(|e| panic!("could not start {command}: {e}"));
-        if let Some(mut pipe) = child.stdin.take() {
-            let bytes = self.stdin;
+        let mut stdin = child.stdin.take();
+        if let Some((bytes, mut pipe)) = bytes.and_then(|bytes| Some((bytes, stdin.take()?))) {
             // The program may well end without having read it all.
             std::thread::spawn(move || _ = pipe.write_all(&bytes));
         }
-        let streams = [child.stdout.take().map(drain), child.stderr.take().map(drain)];
-        Running { child, streams, started: Instant::now(), deadline: self.deadline, command }
+        let mut stdout = child.stdout.take();
+        let drained = if self.keep_stdout { None } else { stdout.take().map(drain) };
+        let streams = [drained, child.stderr.take().map(drain)];
+        Running { child, stdin, stdout, streams, started: Instant::now(), deadline: self.deadline, command }
     }
 }
 
@@ -111,8 +159,25 @@ impl Running {
         self.child.id()
     }
 
-    /// Waits for the end; see [`Invocation::run`].
+    /// What it has printed on standard error so far.
+    pub fn said(&self) -> String {
+        let bytes = self.streams[1].as_ref().map(Drain::so_far).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Tells whether it has not ended yet.
+    pub fn goes_on(&mut self) -> bool {
+        self.child.try_wait().expect("the child is ours").is_none()
+    }
+
+    /// Waits for the end, standard input closed; see [`Invocation::run`].
     pub fn wait(mut self) -> Finished {
+        drop(self.stdin.take());
+        self.wait_as_it_is()
+    }
+
+    /// Waits for the end, and leaves a standard input that is the test's open until then.
+    pub fn wait_as_it_is(mut self) -> Finished {
         let code = loop {
             match self.child.try_wait().expect("the child is ours") {
                 Some(status) => break Some(status.code()),
@@ -126,7 +191,7 @@ impl Running {
             let _ = self.child.wait();
         }
         let [stdout_bytes, stderr] =
-            self.streams.each_mut().map(|s| s.take().and_then(|s| s.join().ok()).unwrap_or_default());
+            self.streams.each_mut().map(|stream| stream.take().map(Drain::whole).unwrap_or_default());
         let finished = Finished {
             code: code.flatten(),
             stdout: String::from_utf8_lossy(&stdout_bytes).into_owned(),
@@ -166,10 +231,26 @@ impl Finished {
     }
 }
 
-fn drain(mut stream: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let _ = stream.read_to_end(&mut bytes);
-        bytes
-    })
+impl Drain {
+    fn so_far(&self) -> Vec<u8> {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn whole(self) -> Vec<u8> {
+        let Drain { bytes, thread } = self;
+        let _ = thread.join();
+        std::mem::take(&mut bytes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn drain(mut stream: impl Read + Send + 'static) -> Drain {
+    let bytes = Arc::new(Mutex::new(Vec::new()));
+    let kept = bytes.clone();
+    let thread = std::thread::spawn(move || {
+        let mut buffer = [0; 16 << 10];
+        while let Ok(length @ 1..) = stream.read(&mut buffer) {
+            kept.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..length]);
+        }
+    });
+    Drain { bytes, thread }
 }
