@@ -14,6 +14,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use super::failure::HostName;
+use super::hex;
 use super::hosts::Host;
 use super::ssh::Target;
 
@@ -30,7 +31,7 @@ impl ClusterKey {
     /// # Errors
     /// If the system has no randomness to give.
     pub fn fresh() -> anyhow::Result<ClusterKey> {
-        Ok(ClusterKey(random_hex(KEY_BYTES)?))
+        Ok(ClusterKey(hex::random(KEY_BYTES)?))
     }
 }
 
@@ -128,7 +129,7 @@ impl Cluster {
     /// If the system has no randomness to give.
     pub fn fresh(digest: &str) -> anyhow::Result<Cluster> {
         Ok(Cluster {
-            id: random_hex(ID_BYTES)?,
+            id: hex::random(ID_BYTES)?,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             digest: digest.to_owned(),
             key: ClusterKey::fresh()?,
@@ -273,13 +274,6 @@ fn check_owner(path: &Path) -> anyhow::Result<bool> {
         bail!("{} belongs to another user and is not trusted", path.display());
     }
     Ok(true)
-}
-
-fn random_hex(bytes: usize) -> anyhow::Result<String> {
-    let mut random = vec![0; bytes];
-    getrandom::fill(&mut random)
-        .map_err(|error| anyhow::anyhow!("no randomness from the system: {error}"))?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]
