@@ -77,8 +77,16 @@ pub fn print(text: &[u8]) -> io::Result<()> {
 pub fn write_report(path: &Path, report: &Report) -> anyhow::Result<()> {
     let mut json = serde_json::to_vec_pretty(report).context("the report has no JSON form")?;
     json.push(b'\n');
+    write_file(path, &json)
+}
+
+/// Writes a file, whole or not at all; one that is replaced keeps its permissions, and a link stays a link.
+///
+/// # Errors
+/// If it cannot be written; the file is then as it was.
+pub fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let mut target = Target::file(path)?;
-    target.write_all(&json)?;
+    target.write_all(bytes)?;
     Ok(target.finish()?)
 }
 

@@ -75,15 +75,15 @@ fn a_silent_host_does_not_hold_up_the_rest() {
     let started = Instant::now();
     let probe = |host: &Host| {
         if index(host) == 0 {
-            thread::sleep(Duration::from_secs(3));
+            thread::sleep(Duration::from_secs(60));
         }
         Ok(facts())
     };
-    let patience = Duration::from_millis(100);
+    let patience = Duration::from_secs(1);
     let swept = sweep(candidates(3), SweepOptions { patience, ..options(3, 8) }, probe, |_| {});
     assert_eq!(names(&swept), ["h1", "h2"]);
     assert!(swept.failed[0].cause.to_string().contains("no answer within"));
-    assert!(started.elapsed() < Duration::from_secs(2));
+    assert!(started.elapsed() < Duration::from_secs(30));
 }
 
 #[test]
@@ -120,13 +120,13 @@ fn where_few_answer_more_are_probed_at_a_time() {
         if index(host) >= 200 {
             return Ok(facts());
         }
-        thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(100));
         Err(failure(host, Step::Connect))
     };
     let swept = sweep(candidates(201), options(1, 40), probe, |_| {});
     assert_eq!(swept.found.len(), 1);
-    // Three at a time would take 3.3 s.
-    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+    // Three at a time would take 6.7 s.
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }
 
 #[test]
@@ -138,17 +138,16 @@ fn a_rate_spaces_connections() {
         Ok(facts())
     };
     let rate = Some((2, Duration::from_millis(200)));
+    let begin = Instant::now();
     let mut paused = 0;
     let swept = sweep(candidates(9), SweepOptions { rate, ..options(5, 9) }, probe, |heard| {
         paused += usize::from(matches!(heard, Heard::Paused(_)));
     });
     assert_eq!(swept.found.len(), 5);
     assert!(paused >= 2);
-    let mut starts = starts.lock().unwrap().clone();
-    starts.sort();
-    // The threads themselves start a little later than noted.
-    assert!(starts[4] - starts[0] >= Duration::from_millis(380));
+    let starts = starts.lock().unwrap();
     assert_eq!(starts.len(), 5, "no spares where connections are rationed");
+    assert!(*starts.iter().max().unwrap() - begin >= Duration::from_millis(400), "{starts:?}");
 }
 
 #[test]
