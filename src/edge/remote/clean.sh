@@ -54,6 +54,22 @@ stop_workers() {
   [ -z "$pids" ] || fail "process $(echo $pids) does not end"
 }
 
+# Ends the uploads that a broken connection has left behind: until somebody tells this machine, which may be never, they
+# wait for bytes that do not come.
+end_uploads() {
+  for file in $(grep -lzF -e "$dir/mapreduce-" /proc/[0-9]*/cmdline 2>/dev/null); do
+    pid=${file#/proc/}
+    pid=${pid%/cmdline}
+    [ -O "/proc/$pid" ] || continue
+    case $(tr '\000' ' ' <"$file" 2>/dev/null) in
+      'sh -c umask 077; t='*"$dir/mapreduce-"*.part*) ;;
+      *) continue ;;
+    esac
+    # With what it has started, which waits for the bytes, where sshd has made it a group.
+    kill -TERM "-$pid" 2>/dev/null || kill -TERM "$pid" 2>/dev/null
+  done
+}
+
 remove_worker_dirs() {
   node=$(uname -n)
   here=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null):$(readlink /proc/self/ns/pid 2>/dev/null)
@@ -98,6 +114,7 @@ main() {
   # The directory may be gone though a worker still runs.
   dir=$(cd -P -- "$dir" 2>/dev/null && pwd -P || printf %s "$dir")
   stop_workers
+  [ -n "$keep$only" ] || end_uploads
   if [ -d "$dir" ] && [ ! -L "$named" ] && [ -O "$dir" ]; then
     remove_worker_dirs
     [ -n "$only" ] || remove_programs

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -185,6 +186,33 @@ fn cleaning_spares_what_is_not_ours() {
     assert!(bystander.lives());
     assert!(dir.join("notes").exists() && home.path().join("victim").exists());
     assert!(!dir.join("worker-a-0").exists());
+}
+
+#[test]
+fn upload_that_lost_its_client_is_ended() {
+    let (_home, dir) = place();
+    prepare(&dir).unwrap();
+    let path = dir.join("mapreduce-0123");
+    let (path, part) = (path.to_str().unwrap(), format!("{}.5.part", path.display()));
+    let script = crate::edge::ssh::receive_script(&part, path, 1000, 0o700);
+    // A process group of its own, as sshd makes it; an end of input that never comes.
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]).stdin(Stdio::piped()).stderr(Stdio::null()).process_group(0);
+    let mut upload = FakeWorker(command.spawn().unwrap());
+    upload.0.stdin.as_ref().unwrap().write_all(b"half").unwrap();
+    while fs::metadata(&part).is_ok_and(|part| part.len() == 0) || !Path::new(&part).exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let older = Scope::Older { id: "b", program: "mapreduce-0123" };
+    clean(&mut Local, dir.to_str(), older, DEADLINE).unwrap();
+    assert!(upload.lives() && Path::new(&part).exists());
+    clean_all(&dir);
+    let begin = Instant::now();
+    while upload.lives() {
+        assert!(begin.elapsed() < DEADLINE);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(!dir.exists());
 }
 
 #[test]

@@ -30,7 +30,10 @@ use self::exec::{Patience, Source};
 use self::known_hosts::{KnownHosts, PublicKey, Verdict};
 use self::login::Login;
 use super::failure::{HostFailure, HostName, Step};
+pub use connection::CallError;
 pub use exec::quote;
+#[cfg(test)]
+pub(crate) use upload::receive_script;
 
 /// A host to log in to, as the hosts file and the command line say; `~/.ssh/config` fills in the rest.
 #[derive(Clone, Debug)]

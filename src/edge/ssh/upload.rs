@@ -33,7 +33,7 @@ pub struct Upload<'a> {
     pub mode: u32,
     /// Bound on each wait for progress.
     pub stall: Duration,
-    /// Hears of bytes that were sent.
+    /// Hears of each piece that was sent, by its bytes.
     pub progress: &'a mut dyn FnMut(u64),
 }
 
@@ -71,8 +71,8 @@ fn by_cat(connection: &mut Connection, file: &mut Upload<'_>, temporary: &str) -
 }
 
 /// The remote half. The connection may be cut, which looks like the end of the input, so the length is checked before
-/// the file gets its name. No `!` in here: csh, as login shell, would take it for history.
-fn receive_script(temporary: &str, path: &str, len: u64, mode: u32) -> String {
+/// the file gets its name. No `!` in here: csh, as login shell, would take it for history. `remote/clean.sh` knows it by how it begins.
+pub(crate) fn receive_script(temporary: &str, path: &str, len: u64, mode: u32) -> String {
     let (temporary, path) = (quote(temporary), quote(path));
     format!(
         "umask 077; t={temporary}; p={path}; \
