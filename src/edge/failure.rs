@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::sanitize::sanitize;
+use super::ssh::CallError;
 use super::ssh::known_hosts::HostKeyError;
 
 /// A host as the user named it.
@@ -87,9 +88,18 @@ impl HostFailure {
         HostFailure { host: host.clone(), step, cause: cause.into() }
     }
 
+    /// Tells whether the step failed because the connection did, once there was one.
+    fn is_disconnect(&self) -> bool {
+        let mut causes = self.cause.chain().filter_map(|cause| cause.downcast_ref::<CallError>());
+        !matches!(self.step, Step::Connect | Step::Handshake) && causes.any(CallError::is_disconnect)
+    }
+
     /// Says what the user can do about it.
     pub fn advice(&self) -> String {
         let host = &self.host;
+        if self.is_disconnect() {
+            return format!("ssh {host}, and again if that works; if it is slow, raise --timeout");
+        }
         match self.step {
             Step::Configure => {
                 "correct the line of ~/.ssh/config that is named, or set MAPREDUCE_SSH_CONFIG".into()
@@ -97,9 +107,10 @@ impl HostFailure {
             Step::Resolve => format!(
                 "getent hosts {host}; for short names, a `suffix` in the hosts file, or `discover --suffix`"
             ),
-            Step::Connect => {
-                format!("ssh {host}; if that waits, too, the host is down or a firewall is in between")
-            }
+            Step::Connect => format!(
+                "ssh {host}; if that fails, too, the host is down or a firewall is in between; if not, look at \
+                 its port in the hosts file"
+            ),
             Step::Handshake => format!("ssh -v {host}; if it is slow, raise --timeout"),
             Step::HostKey => match self.cause.downcast_ref::<HostKeyError>() {
                 Some(error) => error.advice(),
@@ -136,5 +147,21 @@ impl fmt::Display for HostFailure {
 impl std::error::Error for HostFailure {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(self.cause.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn broken_connection_has_advice_of_its_own() {
+        let cause =
+            || anyhow!(CallError::TimedOut(std::time::Duration::from_secs(6))).context("could not write x");
+        let advice = |step| HostFailure::new(&HostName("h".into()), step, cause()).advice();
+        assert!(advice(Step::Upload).contains("ssh h, and again"), "{}", advice(Step::Upload));
+        assert!(advice(Step::Handshake).contains("ssh -v h"), "{}", advice(Step::Handshake));
     }
 }

@@ -125,10 +125,8 @@ impl Deployment<'_> {
             bail!("{} has {} free, the program needs {}", dir.path, table::bytes(free), table::bytes(length));
         }
         let path = format!("{}/{}", dir.path, self.program.remote_name());
-        let mut before = 0;
         let mut progress = |sent: u64| {
-            self.sent.fetch_add(sent.saturating_sub(before), Ordering::Relaxed);
-            before = sent;
+            self.sent.fetch_add(sent, Ordering::Relaxed);
         };
         let mut bytes = Cursor::new(&self.program.bytes);
         session.upload(&mut bytes, length, &path, 0o700, self.options.timeout, &mut progress)?;

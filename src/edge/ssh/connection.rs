@@ -59,10 +59,23 @@ pub enum CallError {
     TimedOut(Duration),
     #[error("the session was given up after an earlier failure")]
     GivenUp,
+    // Neither error is a source: it would be told twice.
     #[error("{}", ssh_message(.0))]
-    Ssh(#[from] ssh2::Error),
+    Ssh(ssh2::Error),
     #[error("{0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
+}
+
+impl From<ssh2::Error> for CallError {
+    fn from(error: ssh2::Error) -> Self {
+        CallError::Ssh(error)
+    }
+}
+
+impl From<io::Error> for CallError {
+    fn from(error: io::Error) -> Self {
+        CallError::Io(error)
+    }
 }
 
 impl CallError {

@@ -55,7 +55,7 @@ pub fn connect(addresses: &[SocketAddr], timeout: Duration) -> anyhow::Result<(O
                 return Ok((stream.into(), address.ip()));
             }
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                failures.push(format!("{address}: no answer within {}", whole_millis(share)));
+                failures.push(format!("{address}: no answer within {}", rounded(share)));
             }
             Err(error) => failures.push(format!("{address}: {error}")),
         }
@@ -63,10 +63,10 @@ pub fn connect(addresses: &[SocketAddr], timeout: Duration) -> anyhow::Result<(O
     Err(anyhow!(failures.join("\n")))
 }
 
-fn whole_millis(duration: Duration) -> humantime::FormattedDuration {
-    humantime::format_duration(Duration::from_millis(
-        u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1),
-    ))
+/// In tenths of a second: what was left of a deadline of 5 s is 4.9998 s, which nobody wants to know.
+fn rounded(duration: Duration) -> humantime::FormattedDuration {
+    let tenths = u64::try_from(duration.as_millis().div_ceil(100)).unwrap_or(u64::MAX / 100).max(1);
+    humantime::format_duration(Duration::from_millis(tenths * 100))
 }
 
 #[cfg(test)]
@@ -79,6 +79,13 @@ mod tests {
         assert_eq!(resolve("::1", 22, Duration::ZERO).unwrap(), ["[::1]:22".parse().unwrap()]);
         let local = resolve("localhost", 22, Duration::from_secs(20)).unwrap();
         assert!(local.is_sorted_by_key(SocketAddr::is_ipv6) && !local.is_empty());
+    }
+
+    #[test]
+    fn time_is_told_in_tenths_of_a_second() {
+        assert_eq!(rounded(Duration::from_micros(4_999_812)).to_string(), "5s");
+        assert_eq!(rounded(Duration::from_millis(1750)).to_string(), "1s 800ms");
+        assert_eq!(rounded(Duration::ZERO).to_string(), "100ms");
     }
 
     #[test]
