@@ -22,6 +22,7 @@ use mapreduce::job::{Job, Value};
 use mapreduce::logic::coordinator::Phase;
 use mapreduce::logic::tokenize::{Tokenizer, Tokens};
 use mapreduce::runtime::serve::WorkerOptions;
+use mapreduce::wire::message::Role;
 use rustix::process::Signal;
 use serde::Serialize;
 use tempfile::TempDir;
@@ -198,7 +199,12 @@ fn text() -> Vec<u8> {
 }
 
 fn run_over(workers: &[WorkerProcess], input: &Path, output: &Path) -> Result<(), CommandError> {
-    let options = RunOptions {
+    let options = options(workers, input, output);
+    run::<HeldCount>(&options, NoParams {}, &Console { quiet: true, verbose: false, fancy: false })
+}
+
+fn options(workers: &[WorkerProcess], input: &Path, output: &Path) -> RunOptions {
+    RunOptions {
         inputs: vec![input.to_owned()],
         hosts: "no-such-hosts.toml".into(),
         workers: Workers::Named(workers.iter().map(|worker| worker.address.to_string()).collect()),
@@ -210,8 +216,7 @@ fn run_over(workers: &[WorkerProcess], input: &Path, output: &Path) -> Result<()
         report: None,
         threads: None,
         worker_timeout: PATIENCE,
-    };
-    run::<HeldCount>(&options, NoParams {}, &Console { quiet: true, verbose: false, fancy: false })
+    }
 }
 
 /// Strikes the worker that stands still in `phase`, and checks all that must hold after it.
@@ -297,6 +302,43 @@ fn slow_in(phase: Phase) {
         assert!(!ran.is_finished(), "the run ended in {phase} though all its workers beat");
         signal(workers[1].child.id(), Signal::KILL);
         assert!(ran.join().expect("no panic").is_err());
+    });
+}
+
+/// A worker that was greeted waits for its job while the client waits for others, which may take two time-outs of 5 s.
+#[test]
+fn greeted_worker_waits_for_its_job() {
+    with_deadline(Duration::from_secs(60), || {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let workers = start(&directory, [None, None, None]);
+        let (mut connection, _) =
+            net::reach(workers[0].address, None, Role::Client, PATIENCE).expect("the worker is well");
+        connection.control.set_deadline(Duration::from_secs(11)).expect("the connection is open");
+        let read = connection.reader.read(&mut [0]).expect_err("the worker has nothing to say yet");
+        assert_eq!(read.kind(), std::io::ErrorKind::WouldBlock, "the worker went away");
+    });
+}
+
+/// With `--servers`, as many as answer are enough: nobody waits for one that is frozen.
+#[test]
+fn frozen_worker_does_not_hold_up_a_run_on_the_others() {
+    with_deadline(Duration::from_secs(60), || {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (input, output) = (directory.path().join("input"), directory.path().join("output"));
+        let text = text();
+        fs::write(&input, &text).expect("it is writable");
+        let workers = start(&directory, [None, None, None]);
+        signal(workers[0].child.id(), Signal::STOP);
+        let worker_timeout = Duration::from_secs(10);
+        let options = RunOptions { servers: Some(2), worker_timeout, ..options(&workers, &input, &output) };
+        let began = Instant::now();
+        let console = Console { quiet: true, verbose: false, fancy: false };
+        run::<HeldCount>(&options, NoParams {}, &console).map_err(|error| error.cause).expect("two are well");
+        assert!(began.elapsed() < Duration::from_secs(5), "waited for the frozen one: {:?}", began.elapsed());
+        assert!(
+            fs::read(&output).expect("there is a result")
+                == reference::word_count(&[&text], Tokens::Word, false)
+        );
     });
 }
 

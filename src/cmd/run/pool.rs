@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread::ScopedJoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
+use crossbeam_channel::unbounded;
 
 use crate::edge::cluster::{Cluster, ClusterKey};
 use crate::edge::input::Input;
@@ -80,26 +80,17 @@ impl Pool {
         console: &Console,
     ) -> Result<Vec<Reached>, CommandError> {
         let timeout = options.worker_timeout.min(REACH_TIMEOUT);
-        let key = self.key.as_ref();
-        let answers: Vec<_> = std::thread::scope(|scope| {
-            let reaching = self.workers.iter().map(|(name, address)| {
-                let reached = scope.spawn(move || net::reach(*address, key, Role::Client, timeout));
-                (name, *address, reached)
-            });
-            let reaching: Vec<_> = reaching.collect();
-            let join = |(name, address, thread): (&String, SocketAddr, ScopedJoinHandle<'_, _>)| {
-                let reached = thread.join().unwrap_or_else(|_| Err(anyhow!("its thread ended")));
-                (name.clone(), address, reached.and_then(knows::<J>))
-            };
-            reaching.into_iter().map(join).collect()
-        });
-        let total = answers.len();
+        let total = self.workers.len();
+        let answers = self.ask_all::<J>(timeout, options.servers.unwrap_or(total))?;
         let mut reached = Vec::new();
         let mut silent = Vec::new();
-        for (name, address, answer) in answers {
+        for ((name, address), answer) in self.workers.into_iter().zip(answers) {
             match answer {
-                Ok((connection, welcome)) => reached.push(Reached { name, address, connection, welcome }),
-                Err(cause) => silent.push((name, cause)),
+                Some(Ok((connection, welcome))) => {
+                    reached.push(Reached { name, address, connection, welcome });
+                }
+                Some(Err(cause)) => silent.push((name, cause)),
+                None => {}
             }
         }
         let wanted = options.servers.unwrap_or(if self.deployed { 1 } else { total });
@@ -112,10 +103,51 @@ impl Pool {
         reached.truncate(options.servers.unwrap_or(total));
         Ok(reached)
     }
+
+    /// Greets all at once. Nobody is waited for once `enough` have answered, so that a worker that is frozen does not
+    /// hold up a run on the others; `None` for one that was not waited for.
+    fn ask_all<J: Job>(&self, timeout: Duration, enough: usize) -> anyhow::Result<Vec<Option<Answer>>> {
+        let (sender, receiver) = unbounded();
+        for (index, (name, address)) in self.workers.iter().enumerate() {
+            let (sender, key, address) = (sender.clone(), self.key.clone(), *address);
+            let ask = move || {
+                let answer = net::reach(address, key.as_ref(), Role::Client, timeout).and_then(knows::<J>);
+                // Nobody listens any more once enough have answered; the connection ends then.
+                let _ = sender.send((index, answer));
+            };
+            std::thread::Builder::new()
+                .name(format!("mr:reach:{name}"))
+                .spawn(ask)
+                .with_context(|| format!("{name}: cannot start a thread"))?;
+        }
+        drop(sender);
+        let mut answers: Vec<Option<Answer>> = self.workers.iter().map(|_| None).collect();
+        let (mut reached, mut until) = (0, None);
+        loop {
+            let heard = match until {
+                None => receiver.recv().ok(),
+                Some(until) => receiver.recv_deadline(until).ok(),
+            };
+            let Some((index, answer)) = heard else { return Ok(answers) };
+            reached += usize::from(answer.is_ok());
+            answers[index] = Some(answer);
+            if reached >= enough && until.is_none() {
+                until = Some(Instant::now() + REACH_GRACE);
+            }
+        }
+    }
 }
 
-/// How long a worker may take to be reached and to answer.
+/// What came of greeting a worker.
+type Answer = anyhow::Result<(Connection, Welcome)>;
+
+/// How long a worker may take to be reached, and then to answer. A worker that was greeted waits longer than both for
+/// its job (`runtime::serve`).
 const REACH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the others may still take when enough workers have answered: the first of the hosts file go before those
+/// that merely were quicker.
+const REACH_GRACE: Duration = Duration::from_millis(100);
 
 /// By how much a connection outlasts the coordinator's patience with its worker.
 const DEADLINE_MARGIN: Duration = Duration::from_secs(5);
@@ -124,7 +156,7 @@ const DEADLINE_MARGIN: Duration = Duration::from_secs(5);
 const MAX_THREADS: u32 = 4096;
 
 /// Checks that a worker knows the job.
-fn knows<J: Job>((connection, welcome): (Connection, Welcome)) -> anyhow::Result<(Connection, Welcome)> {
+fn knows<J: Job>((connection, welcome): (Connection, Welcome)) -> Answer {
     ensure!(welcome.threads <= MAX_THREADS, "the worker says that it has {} threads", welcome.threads);
     if welcome.jobs.iter().any(|name| name == J::NAME) {
         return Ok((connection, welcome));
