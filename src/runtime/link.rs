@@ -2,7 +2,7 @@
 
 use std::io::{self, BufReader, Read, Write};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
@@ -142,7 +142,9 @@ pub fn connect_link<V: Value>(
 
 /// Turns frames into answers until the connection ends or nobody listens.
 fn read_answers<V: Value>(worker: WorkerId, reader: Box<dyn Read + Send>, heard: &Listener<V>) {
-    let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
+    let told = Instant::now();
+    let mut reader =
+        BufReader::with_capacity(READ_BUFFER_BYTES, Noticing { inner: reader, worker, heard, told });
     loop {
         let mut payload = Vec::new();
         let answer = match read_frame(&mut reader, &mut payload, MAX_PAYLOAD_BYTES) {
@@ -157,6 +159,27 @@ fn read_answers<V: Value>(worker: WorkerId, reader: Box<dyn Read + Send>, heard:
         if !heard(worker, answer) || last {
             return;
         }
+    }
+}
+
+/// Tells now and then that bytes come: a batch of results that crawls over a slow link is a sign of life long before
+/// it is whole.
+struct Noticing<'h, V> {
+    inner: Box<dyn Read + Send>,
+    worker: WorkerId,
+    heard: &'h Listener<V>,
+    told: Instant,
+}
+
+impl<V> Read for Noticing<'_, V> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(into)?;
+        if read > 0 && self.told.elapsed() >= BEAT_INTERVAL {
+            self.told = Instant::now();
+            // If nobody listens, the next answer finds that out.
+            (self.heard)(self.worker, Answer::Message(FromWorker::Beat));
+        }
+        Ok(read)
     }
 }
 
