@@ -105,7 +105,10 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
         )?],
         false => connect_links(workers, &input, &mailbox, options.worker_timeout)?,
     };
-    let names: Vec<String> = links.iter().map(|link| link.name.clone()).collect();
+    let names: Vec<String> = match spec.local {
+        true => Vec::new(),
+        false => links.iter().map(|link| link.name.clone()).collect(),
+    };
     let mut progress = progress::for_console(console);
     let ran = client::run(spec, links, mailbox, input.cutter(), sink, &stop, progress.as_mut());
     let report = ran.map_err(|error| explain(error, &names, &input, options))?;
@@ -116,11 +119,14 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
     Ok(())
 }
 
-/// Makes a failure what the user is told: what failed, where, and what to do next.
+/// Makes a failure what the user is told: what failed, where, and what to do next. In-process there are no `names`.
 fn explain(error: RunError, names: &[String], input: &Input, options: &RunOptions) -> CommandError {
     let name = |worker: WorkerId| names.get(worker.index()).map_or("?", String::as_str);
     let (cause, advice) = match error.failure {
         Failure::Interrupted => return CommandError::interrupted(),
+        Failure::WorkerLost { phase, cause, .. } if names.is_empty() => {
+            (anyhow!(cause).context(format!("the job failed in {phase}")), None)
+        }
         Failure::WorkerLost { worker, phase, cause, accuser } => {
             let cause = match accuser {
                 None => anyhow!(cause),
@@ -139,7 +145,10 @@ fn explain(error: RunError, names: &[String], input: &Input, options: &RunOption
         }
         Failure::ExecutionFailed { worker, split, cause } => {
             let place = input.describe(&split);
-            let failed = format!("worker {} could not map the split of {place}", name(worker));
+            let failed = match names.is_empty() {
+                true => format!("could not map the split of {place}"),
+                false => format!("worker {} could not map the split of {place}", name(worker)),
+            };
             (anyhow!(cause).context(failed), None)
         }
         Failure::Input { cause } => (anyhow!(cause).context("the input cannot be read"), None),

@@ -341,6 +341,14 @@ fn file_that_changes_meanwhile_is_an_error() {
             assert!(!bench.lab.client_dir().join("out.tsv").exists());
             await_jobs(&bench.workers, 0, FREE);
         }
+        // In-process, too. Once more is read than a pipe holds, the files are open.
+        fs::write(&path, numbers(20_000)).unwrap();
+        let mut running = bench.lab.invocation(&["run", "--local", "-", "input.txt"]).open_stdin().spawn();
+        running.stdin.as_mut().unwrap().write_all(&numbers(20_000)).unwrap();
+        fs::write(&path, "short").unwrap();
+        let failed = running.wait().expect_code(1);
+        assert_says(&failed, &["error: could not map the split of input.txt, bytes 0 to ", "became shorter"]);
+        assert!(!failed.stderr.contains("worker"), "{}", failed.stderr);
         // One that was replaced is still there for who has opened it.
         fs::write(&path, numbers(20_000)).unwrap();
         let running = bench.invocation(&["-", "input.txt", "-q"]).open_stdin().spawn();
