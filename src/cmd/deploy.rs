@@ -11,9 +11,10 @@ use anyhow::{Context, anyhow};
 
 use self::host::{Deployed, Deployment, Gate};
 use self::journal::{Closed, Journal};
-use super::cli::{CommandError, Console, Exit};
+use super::cli::CommandError;
 use super::{failures, fanout};
 use crate::edge::cluster::{Cluster, Record};
+use crate::edge::console::Console;
 use crate::edge::failure::HostFailure;
 use crate::edge::hosts::{Host, HostsFile};
 use crate::edge::program::Program;
@@ -83,17 +84,21 @@ fn deploy_to_all(
     hosts: &[Host],
     console: &Console,
 ) -> anyhow::Result<Vec<Result<Deployed, HostFailure>>> {
-    let mut tally = Tally::new(console, "deploy", hosts.len());
+    let mut tally = Tally::new(console, "deploy", hosts.len(), "hosts");
     let options = deployment.options;
     let outcomes = fanout::each(
         hosts,
         options.parallel,
         options.ssh_rate,
         |index, host| deployment.deploy_to(index, host),
-        |done| tally.update(done, deployment.sent.load(Ordering::Relaxed)),
+        |done| tally.update(done, &sent(deployment.sent.load(Ordering::Relaxed))),
     );
     tally.finish();
     outcomes.context("deploying")
+}
+
+fn sent(bytes: u64) -> String {
+    if bytes == 0 { String::new() } else { format!("{} sent", table::bytes(bytes)) }
 }
 
 /// Says what came of each host; returns how many failed.
@@ -147,9 +152,5 @@ fn conclude(
     if ready > 0 {
         console.note(&format!("{ready} of {hosts} hosts are ready; `run FILE --servers {ready}` works now"));
     }
-    Err(CommandError {
-        cause: anyhow!("{failed} of {hosts} hosts could not be deployed to"),
-        advice: None,
-        exit: Exit::Failure,
-    })
+    Err(anyhow!("{failed} of {} could not be deployed to", table::counted(hosts as u64, "host")).into())
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 
+use crate::edge::console::Console;
 use crate::edge::failure::{HostFailure, HostName};
 use crate::edge::hosts::{Facts, Host, HostsFile};
 use crate::edge::name;
@@ -17,7 +18,7 @@ use crate::edge::site::{self, Listing};
 use crate::edge::ssh::SshOptions;
 use crate::edge::sweep::{SweepOptions, Swept, sweep};
 
-use super::cli::{CommandError, Console, Exit};
+use super::cli::CommandError;
 use show::{Show, reasons};
 
 /// What to do when the list of machines cannot be had.
@@ -86,8 +87,6 @@ pub fn discover(options: &DiscoverOptions, console: &Console) -> Result<(), Comm
 }
 
 fn open(options: &DiscoverOptions) -> Result<HostsFile, CommandError> {
-    name::check_suffix(&options.suffix)
-        .map_err(|why| usage(anyhow!("--suffix: `{}` {why}", options.suffix)))?;
     let mut file = HostsFile::load_or_new(&options.hosts)?;
     if let Some(user) = &options.user {
         file.set_default_user(user);
@@ -97,7 +96,7 @@ fn open(options: &DiscoverOptions) -> Result<HostsFile, CommandError> {
 
 fn list(options: &DiscoverOptions, console: &Console) -> Result<Listing, CommandError> {
     let listing = match &options.source {
-        Source::Range(range) => site::from_range(range).map_err(usage)?,
+        Source::Range(range) => site::from_range(range).map_err(CommandError::usage)?,
         Source::From(source) => site::from_source(source, options.timeout.max(MIN_FETCH))
             .map_err(|cause| CommandError::from(cause).advise(OTHER_SOURCES))?,
     };
@@ -200,8 +199,4 @@ fn more_candidates(options: &DiscoverOptions) -> &'static str {
         Source::Range(_) => "a wider --range, or the lab's page (no --range)",
         Source::From(_) => OTHER_SOURCES,
     }
-}
-
-fn usage(cause: anyhow::Error) -> CommandError {
-    CommandError { exit: Exit::Usage, ..CommandError::from(cause) }
 }

@@ -1,4 +1,6 @@
 //! Fan-out: does the same to many hosts, some at a time, and no faster than the network's rules allow.
+//!
+//! Every host gets its turn and an outcome; where enough of many candidates will do, `edge::sweep` leaves the rest.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -86,14 +88,20 @@ fn await_turn(rate: &Mutex<Rate>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::*;
 
     #[test]
     fn outcomes_are_in_order_and_bounded_in_number_at_a_time() {
         let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let both = Barrier::new(2);
         let items: Vec<u64> = (0..20).collect();
         let work = |index: usize, item: &u64| {
             most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            if index < 2 {
+                both.wait();
+            }
             thread::sleep(Duration::from_millis(20 - item));
             running.fetch_sub(1, Ordering::SeqCst);
             (index as u64, item * 2)

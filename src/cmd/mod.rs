@@ -10,5 +10,4 @@ pub mod serve;
 pub mod status;
 pub mod stop;
 
-pub use crate::edge::signals::stop_signal;
 pub use cli::main;

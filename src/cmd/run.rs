@@ -10,12 +10,13 @@ use anyhow::{Context, anyhow};
 
 use crate::edge::input::Input;
 use crate::edge::output::{self, Destination, Format, ReportFile};
-use crate::edge::{progress, random, signals, table};
+use crate::edge::{machine, progress, random, signals, table};
 use crate::job::Job;
 use crate::logic::coordinator::Failure;
 use crate::logic::ids::{JobId, WorkerId};
 use crate::logic::partition::Seed;
 use crate::runtime::client::{self, Mailbox, RunError, RunSpec};
+use crate::runtime::link::MIN_TIMEOUT;
 use crate::runtime::local::start_local;
 use crate::runtime::source::SplitSource;
 
@@ -62,13 +63,18 @@ pub struct RunOptions {
 /// If the result could not be had whole; there is then no output file.
 pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -> Result<(), CommandError> {
     let began = Instant::now();
-    let stop = signals::stop_signal();
     let wire_params = serde_json::to_string(&params).context("the job's parameters have no JSON form")?;
     let job = J::new(params).map_err(|cause| CommandError {
         cause: anyhow!(cause),
         advice: Some("--help says what the job takes".into()),
         exit: Exit::Usage,
     })?;
+    if options.worker_timeout < MIN_TIMEOUT {
+        let cause =
+            anyhow!("--worker-timeout is at least {} s: workers beat once a second", MIN_TIMEOUT.as_secs());
+        return Err(CommandError { cause, advice: None, exit: Exit::Usage });
+    }
+    machine::raise_open_files();
     let input = Input::open(&options.inputs)?;
     let sink = output::open(&options.destination, options.format, J::COLUMNS)?;
     let report_file = options.report.as_deref().map(ReportFile::create).transpose()?;
@@ -87,11 +93,13 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
         local: workers.is_empty(),
         began,
     };
+    // Until here a signal ends the process at once, which no worker minds: none has a job.
+    let stop = signals::stop_signal();
     let mailbox = Mailbox::default();
     let links = match workers.is_empty() {
         true => vec![start_local(
             spec.job.clone(),
-            options.threads.unwrap_or_else(all_cores),
+            options.threads.unwrap_or_else(machine::threads),
             input.clone(),
             mailbox.listener(),
         )?],
@@ -119,8 +127,12 @@ fn explain(error: RunError, names: &[String], input: &Input, options: &RunOption
         Failure::WorkerLost { phase, cause, .. } if names.is_empty() => {
             (anyhow!(cause).context(format!("the job failed in {phase}")), None)
         }
-        Failure::WorkerLost { worker, phase, cause } => {
-            let lost = anyhow!(cause).context(format!("worker {} was lost in {phase}", name(worker)));
+        Failure::WorkerLost { worker, phase, cause, accuser } => {
+            let cause = match accuser {
+                None => anyhow!(cause),
+                Some(peer) => anyhow!(cause).context(format!("worker {} cannot reach it", name(peer))),
+            };
+            let lost = cause.context(format!("worker {} was lost in {phase}", name(worker)));
             let left = names.len().saturating_sub(1);
             let advice = match options.workers {
                 _ if left == 0 => {
@@ -146,8 +158,4 @@ fn explain(error: RunError, names: &[String], input: &Input, options: &RunOption
         }
     };
     CommandError { cause, advice, exit: Exit::Failure }
-}
-
-fn all_cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use crossbeam_channel::Receiver;
 
-use super::cli::{CommandError, Exit};
+use super::cli::CommandError;
 use crate::edge::console::Console;
 use crate::edge::daemon::{self, Detached, Orders};
 use crate::edge::signals::stop_signal;
@@ -57,8 +57,9 @@ fn in_foreground<J: Job>(options: &ServeOptions, console: &Console) -> Result<()
     if !options.bind.is_loopback() {
         let cause =
             anyhow!("a worker started by hand has no cluster key, so that it listens on loopback only");
-        let advice = "deploy, which gives its workers a key, or leave --bind out".to_owned();
-        return Err(CommandError { cause, advice: Some(advice), exit: Exit::Usage });
+        return Err(
+            CommandError::usage(cause).advise("deploy, which gives its workers a key, or leave --bind out")
+        );
     }
     let stop = stop_signal();
     let (listener, address) = listen(options)?;
@@ -92,6 +93,7 @@ fn detached<J: Job>(options: &ServeOptions, directory: &Path, orders: Orders) ->
 
 fn listen(options: &ServeOptions) -> anyhow::Result<(TcpListener, SocketAddr)> {
     let wanted = SocketAddr::new(options.bind, options.port);
+    machine::raise_open_files();
     let listener = TcpListener::bind(wanted).with_context(|| format!("cannot listen on {wanted}"))?;
     let address = listener.local_addr().context("asking for the port")?;
     Ok((listener, address))

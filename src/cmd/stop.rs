@@ -28,9 +28,6 @@ pub struct StopOptions {
     pub ssh_rate: Option<(u32, Duration)>,
 }
 
-/// Time that a host gets on top of a step's bound: workers are asked first and killed after two seconds.
-const STOPPING: Duration = Duration::from_secs(10);
-
 /// The directories to clean on one host, in one session.
 struct Visit {
     places: Vec<Place>,
@@ -101,23 +98,23 @@ fn clean_all(
     console: &Console,
 ) -> anyhow::Result<Vec<Result<Cleaned, HostFailure>>> {
     let ssh = SshOptions::from_env(options.timeout);
-    let mut tally = Tally::new(console, "stop", visits.len());
+    let mut tally = Tally::new(console, "stop", visits.len(), "hosts");
     let outcomes = fanout::each(
         visits,
         options.parallel,
         options.ssh_rate,
-        |_, visit| clean_host(visit, &ssh, options.timeout + STOPPING),
-        |done| tally.update(done, 0),
+        |_, visit| clean_host(visit, &ssh),
+        |done| tally.update(done, ""),
     );
     tally.finish();
     outcomes
 }
 
-fn clean_host(visit: &Visit, ssh: &SshOptions, deadline: Duration) -> Result<Cleaned, HostFailure> {
+fn clean_host(visit: &Visit, ssh: &SshOptions) -> Result<Cleaned, HostFailure> {
     let mut session = Session::connect(&visit.places[0].target(), ssh)?;
     let mut all = Cleaned::default();
     for place in &visit.places {
-        let cleaned = remote::clean(&mut session, place.remote_dir.as_deref(), Scope::All, deadline)
+        let cleaned = remote::clean(&mut session, place.remote_dir.as_deref(), Scope::All, ssh.timeout)
             .map_err(|cause| HostFailure::new(&place.host, Step::Stop, cause))?;
         all.stopped += cleaned.stopped;
         all.elsewhere.extend(cleaned.elsewhere);

@@ -4,16 +4,17 @@
 //! nothing that `stop` would not find. The record holds the cluster key, so it is the user's alone (0700, 0600) and is
 //! believed only if it belongs to the user.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use super::failure::HostName;
+use super::hex;
 use super::hosts::Host;
 use super::ssh::Target;
 
@@ -30,7 +31,7 @@ impl ClusterKey {
     /// # Errors
     /// If the system has no randomness to give.
     pub fn fresh() -> anyhow::Result<ClusterKey> {
-        Ok(ClusterKey(random_hex(KEY_BYTES)?))
+        Ok(ClusterKey(hex::random(KEY_BYTES)?))
     }
 }
 
@@ -128,7 +129,7 @@ impl Cluster {
     /// If the system has no randomness to give.
     pub fn fresh(digest: &str) -> anyhow::Result<Cluster> {
         Ok(Cluster {
-            id: random_hex(ID_BYTES)?,
+            id: hex::random(ID_BYTES)?,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             digest: digest.to_owned(),
             key: ClusterKey::fresh()?,
@@ -146,11 +147,13 @@ impl Cluster {
         if !check_owner(&directory)? || !check_owner(&file)? {
             return Ok(None);
         }
-        let length = fs::metadata(&file).with_context(|| format!("reading {}", file.display()))?.len();
-        if length > RECORD_LIMIT {
-            return Err(Damaged { file, what: format!("it is {length} bytes long") }.into());
+        let mut text = Vec::new();
+        File::open(&file)
+            .and_then(|open| open.take(RECORD_LIMIT + 1).read_to_end(&mut text))
+            .with_context(|| format!("reading {}", file.display()))?;
+        if text.len() as u64 > RECORD_LIMIT {
+            return Err(Damaged { file, what: format!("it is longer than {RECORD_LIMIT} bytes") }.into());
         }
-        let text = fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
         // A serde error may quote the text it met, so it is said by position only: the text holds the key.
         let cluster = serde_json::from_slice(&text).map_err(|error| {
             let what = format!("line {}, column {}", error.line(), error.column());
@@ -182,6 +185,9 @@ impl Record {
             _ => {}
         }
         check_owner(&directory)?;
+        // Whoever could write to it could put another record in the place of ours.
+        fs::set_permissions(&directory, Permissions::from_mode(0o700))
+            .with_context(|| format!("making {} private", directory.display()))?;
         let lock = File::open(&directory).with_context(|| format!("opening {}", directory.display()))?;
         match lock.try_lock() {
             Err(TryLockError::WouldBlock) => {
@@ -275,12 +281,6 @@ fn check_owner(path: &Path) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-fn random_hex(bytes: usize) -> anyhow::Result<String> {
-    let mut random = vec![0; bytes];
-    super::random::fill(&mut random)?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -333,6 +333,17 @@ mod tests {
         assert!(refused.to_string().contains("at work"), "{refused}");
         first.release();
         Record::hold(&hosts).unwrap().release();
+    }
+
+    #[test]
+    fn directory_that_others_may_enter_is_made_private() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join(".mapreduce");
+        fs::create_dir(&directory).unwrap();
+        fs::set_permissions(&directory, Permissions::from_mode(0o777)).unwrap();
+        let record = Record::hold(&home.path().join("hosts.toml")).unwrap();
+        assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o777, 0o700);
+        record.release();
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Console: how a command speaks to the user on standard error.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 
 use super::sanitize::sanitize;
@@ -60,20 +60,20 @@ impl Console {
 
     /// Says what failed, its causes, and what to do next.
     pub fn error(&self, error: &anyhow::Error, advice: Option<&str>) {
+        put(&self.error_text(error, advice));
+    }
+
+    fn error_text(&self, error: &anyhow::Error, advice: Option<&str>) -> String {
         let mut text = String::new();
         for (depth, cause) in error.chain().enumerate() {
-            let label = if depth == 0 {
-                self.label("error:", Colour::Red)
-            } else {
-                self.label("  cause:", Colour::Red)
-            };
+            let label = if depth == 0 { "error:" } else { "  cause:" };
             // Writing to a string cannot fail.
-            let _ = writeln!(text, "{label} {}", lines(&cause.to_string()));
+            let _ = writeln!(text, "{} {}", self.label(label, Colour::Red), lines(&cause.to_string()));
         }
         if let Some(advice) = advice {
             let _ = writeln!(text, "{} {}", self.label("  try:", Colour::Green), lines(advice));
         }
-        put(&text);
+        text
     }
 
     fn label(&self, label: &str, colour: Colour) -> String {
@@ -98,9 +98,17 @@ fn colours_wanted(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> bool
         && variable("CLICOLOR").is_none_or(|value| value != "0")
 }
 
+/// Lines of one cause that are shown: a remote shell can be talkative.
+const MOST_LINES: usize = 8;
+
 /// Makes `text` safe and indents its further lines, so that none of them looks like a message of its own.
-fn lines(text: &str) -> impl fmt::Display {
-    text.lines().map(|line| sanitize(line).into_owned()).collect::<Vec<_>>().join("\n    ")
+fn lines(text: &str) -> String {
+    let mut lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
+    let mut shown: Vec<_> = lines.by_ref().take(MOST_LINES).map(sanitize).collect();
+    if lines.next().is_some() {
+        shown.push("...".into());
+    }
+    shown.join("\n    ")
 }
 
 fn put(text: &str) {
@@ -110,7 +118,12 @@ fn put(text: &str) {
 
 #[cfg(test)]
 mod tests {
+    use anyhow::anyhow;
+
     use super::*;
+    use crate::edge::failure::{HostFailure, HostName, Step};
+
+    const PLAIN: Console = Console { quiet: false, verbose: false, fancy: false };
 
     #[test]
     fn colours_follow_the_environment() {
@@ -126,6 +139,30 @@ mod tests {
 
     #[test]
     fn further_lines_are_indented_and_safe() {
-        assert_eq!(lines("one\nerror: \x1b[2Jtwo").to_string(), "one\n    error: \\u{1b}[2Jtwo");
+        assert_eq!(lines("one\nerror: \x1b[2Jtwo"), "one\n    error: \\u{1b}[2Jtwo");
+    }
+
+    #[test]
+    fn failure_of_a_host_has_step_causes_and_advice() {
+        let cause = anyhow!("./mapreduce: Permission denied").context("remote shell exited with status 126");
+        let failure = HostFailure::new(&HostName("worker-07".into()), Step::Start, cause);
+        let advice = failure.advice();
+        assert_eq!(
+            PLAIN.error_text(&failure.into(), Some(&advice)),
+            "error: worker-07: could not start the worker\n  \
+             cause: remote shell exited with status 126\n  \
+             cause: ./mapreduce: Permission denied\n  \
+             try: --remote-dir DIR, with DIR on a file system not mounted noexec\n"
+        );
+    }
+
+    #[test]
+    fn errors_are_safe_for_a_terminal_whatever_a_host_says() {
+        let cause = anyhow!("\n\n\x1b]0;owned\x07\r\nsecond line\n{}", "more\n".repeat(50));
+        let failure = HostFailure::new(&HostName("evil\x1b[2J".into()), Step::Probe, cause);
+        let text = PLAIN.error_text(&failure.into(), None);
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+        assert!(text.contains("\n    second line\n") && text.ends_with("\n    ...\n"), "{text}");
+        assert!(text.lines().count() < 15, "{text}");
     }
 }

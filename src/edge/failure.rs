@@ -7,9 +7,6 @@ use serde::{Deserialize, Serialize};
 use super::sanitize::sanitize;
 use super::ssh::known_hosts::HostKeyError;
 
-/// Lines of one cause that are shown; a remote shell can be talkative.
-const CAUSE_LINES: usize = 8;
-
 /// A host as the user named it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -97,7 +94,9 @@ impl HostFailure {
             Step::Configure => {
                 "correct the line of ~/.ssh/config that is named, or set MAPREDUCE_SSH_CONFIG".into()
             }
-            Step::Resolve => format!("getent hosts {host}; if short names are meant, add --suffix"),
+            Step::Resolve => format!(
+                "getent hosts {host}; for short names, a `suffix` in the hosts file, or `discover --suffix`"
+            ),
             Step::Connect => {
                 format!("ssh {host}; if that waits, too, the host is down or a firewall is in between")
             }
@@ -107,7 +106,7 @@ impl HostFailure {
                 None => format!("ssh {host}, and compare the key with one from a source you trust"),
             },
             Step::Authenticate => {
-                format!("ssh {host}; add the key with ssh-add, name it in the hosts file, or set --user")
+                format!("ssh {host}; add the key with ssh-add, or name `user` and `key` in the hosts file")
             }
             Step::Probe => {
                 format!("ssh {host} uname -a; the login shell must run plain commands without printing")
@@ -119,30 +118,12 @@ impl HostFailure {
             Step::Upload => format!("ssh {host} df -h, then --remote-dir DIR on a file system with space"),
             Step::Start => "--remote-dir DIR, with DIR on a file system not mounted noexec".into(),
             Step::Reach => {
-                "mapreduce status; if the worker runs, a firewall keeps its port from this machine".into()
+                "run from inside the hosts' network; a firewall keeps the worker's port from this machine"
+                    .into()
             }
             Step::Record => "df -h . and ls -ld .mapreduce on this machine, beside the hosts file".into(),
-            Step::Stop => format!("ssh {host} pkill -u \"$USER\" mapreduce, then `mapreduce stop` again"),
+            Step::Stop => format!("ssh {host} 'pkill -u \"$USER\" mapreduce', then `stop` again"),
         }
-    }
-
-    /// Renders the failure as the commands print it, in several lines, the last without an end.
-    ///
-    /// What came from the host is made safe for the terminal.
-    pub fn report(&self) -> String {
-        let mut text = format!("error: {self}");
-        for cause in self.cause.chain() {
-            let cause = cause.to_string();
-            let mut lines = cause.lines().map(str::trim_end).filter(|line| !line.is_empty());
-            text += &format!("\n  cause: {}", sanitize(lines.next().unwrap_or("unknown")));
-            for line in lines.by_ref().take(CAUSE_LINES - 1) {
-                text += &format!("\n         {}", sanitize(line));
-            }
-            if lines.next().is_some() {
-                text += "\n         ...";
-            }
-        }
-        text + "\n  try: " + &self.advice()
     }
 }
 
@@ -155,34 +136,5 @@ impl fmt::Display for HostFailure {
 impl std::error::Error for HostFailure {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(self.cause.as_ref())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use anyhow::anyhow;
-
-    use super::*;
-
-    #[test]
-    fn report_names_host_step_causes_and_advice() {
-        let cause = anyhow!("./mapreduce: Permission denied").context("remote shell exited with status 126");
-        let failure = HostFailure::new(&HostName("worker-07".into()), Step::Start, cause);
-        assert_eq!(
-            failure.report(),
-            "error: worker-07: could not start the worker\n  \
-             cause: remote shell exited with status 126\n  \
-             cause: ./mapreduce: Permission denied\n  \
-             try: --remote-dir DIR, with DIR on a file system not mounted noexec"
-        );
-    }
-
-    #[test]
-    fn report_is_safe_for_a_terminal_whatever_the_host_says() {
-        let cause = anyhow!("\n\n\x1b]0;owned\x07\r\nsecond line\n{}", "more\n".repeat(50));
-        let report = HostFailure::new(&HostName("evil\x1b[2J".into()), Step::Probe, cause).report();
-        assert!(!report.contains(|c: char| c.is_control() && c != '\n'), "{report:?}");
-        assert!(report.contains("\n         second line\n"), "{report}");
-        assert!(report.lines().count() < 15, "{report}");
     }
 }

@@ -17,20 +17,33 @@ mod check;
 mod record;
 
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use toml_edit::DocumentMut;
 
 use super::failure::HostName;
-use super::name;
+use super::home::expand_home;
+use super::ssh::Target;
+use super::{name, output};
 
-/// How to get a hosts file; follows errors about one that is not there or empty.
-const ADVICE: &str = "`mapreduce discover N` finds hosts and writes them, or write by hand: [[host]], and below it \
-                      name = \"machine.example.org\"";
+/// There is no host to do anything with.
+#[derive(Debug, thiserror::Error)]
+pub enum NoHosts {
+    #[error("there is no hosts file {}", .0.display())]
+    NoFile(PathBuf),
+    #[error("{} names no host yet", .0.display())]
+    NoneNamed(PathBuf),
+}
+
+impl NoHosts {
+    /// Says what the user can do about it.
+    #[must_use]
+    pub fn advice(&self) -> &'static str {
+        "discover N, which writes the file; or by hand: [[host]], and below it name = \"machine.example.org\""
+    }
+}
 
 /// What a new hosts file begins with.
 const HEADER: &str = "\
@@ -50,6 +63,14 @@ pub struct Host {
     pub key: Option<PathBuf>,
     pub remote_dir: Option<String>,
     pub facts: Option<Facts>,
+}
+
+impl Host {
+    /// Returns what is needed to log in there.
+    #[must_use]
+    pub fn target(&self) -> Target {
+        Target { host: self.name.clone(), user: self.user.clone(), port: self.port, key: self.key.clone() }
+    }
 }
 
 /// What `discover` found out about a host. A number is zero where it could not be told.
@@ -106,7 +127,7 @@ impl HostsFile {
         match fs::read_to_string(path) {
             Ok(text) => HostsFile::parse(&text, path),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                bail!("there is no hosts file {}: {ADVICE}", path.display())
+                Err(NoHosts::NoFile(path.to_owned()).into())
             }
             Err(error) => {
                 Err(error).with_context(|| format!("cannot read the hosts file {}", path.display()))
@@ -129,9 +150,9 @@ impl HostsFile {
     ///
     /// # Errors
     /// If it names none.
-    pub fn hosts(&self) -> anyhow::Result<Vec<Host>> {
+    pub fn hosts(&self) -> Result<Vec<Host>, NoHosts> {
         if self.entries.is_empty() {
-            bail!("{} names no host yet: {ADVICE}", self.path.display());
+            return Err(NoHosts::NoneNamed(self.path.clone()));
         }
         Ok(self.entries.iter().map(|entry| self.complete(entry)).collect())
     }
@@ -148,27 +169,12 @@ impl HostsFile {
     /// # Errors
     /// If it cannot be written; the file is then as it was.
     pub fn save(&self) -> anyhow::Result<()> {
-        self.replace().with_context(|| format!("cannot write the hosts file {}", self.path.display()))
+        output::write_file(&self.path, self.text().as_bytes())
+            .with_context(|| format!("cannot write the hosts file {}", self.path.display()))
     }
 
     fn parse(text: &str, path: &Path) -> anyhow::Result<HostsFile> {
         check::parse(text, path)
-    }
-
-    fn replace(&self) -> anyhow::Result<()> {
-        // A link stays a link: what it points to is replaced.
-        let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        // The process's umask applies to the permissions of a new file, as it does with any editor.
-        let permissions = fs::Permissions::from_mode(0o666);
-        let mut file = tempfile::Builder::new().prefix(".hosts").permissions(permissions).tempfile_in(dir)?;
-        file.write_all(self.text().as_bytes())?;
-        if let Ok(old) = fs::metadata(&path) {
-            file.as_file().set_permissions(old.permissions())?;
-        }
-        file.as_file().sync_all()?;
-        file.persist(&path)?;
-        Ok(())
     }
 
     fn text(&self) -> String {
@@ -194,15 +200,15 @@ impl HostsFile {
 
     /// Where a key is: `~` is the home directory, and other relative paths start at the hosts file.
     fn key_path(&self, key: &Path) -> PathBuf {
-        match (key.strip_prefix("~"), std::env::home_dir()) {
-            (Ok(below), Some(home)) => home.join(below),
-            _ => self.path.parent().unwrap_or(Path::new("")).join(key),
-        }
+        let key = expand_home(key).unwrap_or_else(|_| key.to_owned());
+        self.path.parent().unwrap_or(Path::new("")).join(key)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn hosts(text: &str) -> Vec<Host> {
@@ -216,7 +222,7 @@ mod tests {
              [[host]]\nname = 'a'\n[[host]]\nname = 'b.example.org'\nuser = 'you'\nport = 22\nkey = 'k'\n\
              remote_dir = '/x'\n[[host]]\nname = '10.0.0.1'\nkey = '/abs/k'\n",
         );
-        let home = std::env::home_dir().unwrap();
+        let home = crate::edge::home::home_dir().unwrap();
         assert_eq!(hosts[0].name.0, "a.enst.fr");
         assert_eq!(hosts[0].user.as_deref(), Some("me"));
         assert_eq!(hosts[0].port, Some(2222));
@@ -236,14 +242,15 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_hosts_says_what_to_do() {
+    fn a_file_without_hosts_is_an_error_of_its_own() {
         for text in ["", HEADER, include_str!("../../hosts.toml")] {
             let error =
                 HostsFile::parse(text, Path::new("hosts.toml")).unwrap().hosts().unwrap_err().to_string();
-            assert!(error.contains("hosts.toml names no host yet") && error.contains("discover"), "{error}");
+            assert_eq!(error, "hosts.toml names no host yet");
         }
-        let error = HostsFile::load(Path::new("/nonexistent/hosts.toml")).unwrap_err().to_string();
-        assert!(error.contains("/nonexistent/hosts.toml") && error.contains("discover"), "{error}");
+        let error = HostsFile::load(Path::new("/nonexistent/hosts.toml")).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/hosts.toml"), "{error}");
+        assert!(error.downcast::<NoHosts>().unwrap().advice().contains("discover"));
     }
 
     #[test]

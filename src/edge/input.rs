@@ -93,15 +93,19 @@ impl Input {
 fn open_one(path: &Path) -> anyhow::Result<InputFile> {
     let standard = path.as_os_str() == "-";
     let name = if standard { "standard input".to_owned() } else { path.display().to_string() };
-    let mut file = if standard {
+    let file = if standard {
         let descriptor = io::stdin().as_fd().try_clone_to_owned();
         File::from(descriptor.context("cannot read standard input")?)
     } else {
         File::open(path).with_context(|| format!("cannot open {name}"))?
     };
+    of_file(name, file)
+}
+
+fn of_file(name: String, mut file: File) -> anyhow::Result<InputFile> {
     let metadata = file.metadata().with_context(|| format!("cannot read {name}"))?;
     ensure!(!metadata.is_dir(), "cannot read {name}: it is a directory");
-    if metadata.is_file() {
+    if metadata.is_file() && !hides_its_length(&file).with_context(|| format!("cannot read {name}"))? {
         let start = file.stream_position().with_context(|| format!("cannot read {name}"))?;
         let stamp = stamp(&metadata);
         let kind = InputKind::Regular { end: stamp.length.max(start), stamp };
@@ -112,6 +116,11 @@ fn open_one(path: &Path) -> anyhow::Result<InputFile> {
     })?;
     let kind = InputKind::Stream(Mutex::new(Some(Box::new(file))));
     Ok(InputFile { name, file: spool, start: 0, kind })
+}
+
+/// Tells whether a file that seems empty has bytes all the same, as those of /proc do. It is read like a stream then.
+fn hides_its_length(file: &File) -> io::Result<bool> {
+    Ok(file.metadata()?.len() == 0 && file.read_at(&mut [0], 0)? > 0 && file.metadata()?.len() == 0)
 }
 
 fn stamp(metadata: &std::fs::Metadata) -> Stamp {
@@ -341,6 +350,42 @@ mod tests {
         assert_eq!(stream.total_bytes(), None);
         assert_eq!(splits(&stream, 50_000), splits(&open(&[&file(text.as_bytes())]), 50_000));
         feeder.join().expect("the feeder ends").expect("all is written");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_file_that_does_not_tell_its_length_is_a_stream() {
+        let path = "/proc/self/limits";
+        let input = Input::open(&[path.into()]).expect("it is there");
+        assert_eq!((input.total_bytes(), input.files()), (None, 1));
+        assert_eq!(splits(&input, 100).concat(), std::fs::read(path).expect("it is readable"));
+        assert_eq!(open(&[&file(b"")]).total_bytes(), Some(0), "an empty file is none");
+    }
+
+    /// Someone may have read of standard input before us.
+    #[test]
+    fn a_file_is_read_from_where_it_stands() {
+        let mut at_three = file(b"a\nbb\ncc\n").reopen().expect("it is there");
+        at_three.seek(io::SeekFrom::Start(2)).expect("it is a file");
+        let input =
+            Arc::new(Input { files: vec![of_file("a file".into(), at_three).expect("it is readable")] });
+        assert_eq!(input.total_bytes(), Some(6));
+        assert_eq!(splits(&input, 1), [b"bb\n".to_vec(), b"cc\n".to_vec()]);
+    }
+
+    #[test]
+    fn a_sparse_file_of_any_size_is_cut_without_reading_it_all() {
+        let sparse = file(b"start\n");
+        let end = 1 << 43;
+        sparse.as_file().write_all_at(b"\nend", end).expect("the file system knows sparse files");
+        let input = open(&[&sparse]);
+        let mut cutter = input.cutter();
+        let first = cutter.cut(1, &|byte| byte == b'\n').expect("readable").expect("a split");
+        assert_eq!((first.offset, first.length), (0, 6));
+        let error = cutter.cut(1, &|byte| byte == b'\n').expect_err("a record of zeros without end");
+        assert!(error.to_string().contains("record longer than 256 MiB"), "{error}");
+        let zeros = cutter.cut(u64::MAX, &|byte| byte == 0).expect("readable").expect("a split");
+        assert_eq!((zeros.offset, zeros.length), (6, MAX_SPLIT_BYTES));
     }
 
     #[test]

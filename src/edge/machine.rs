@@ -3,6 +3,8 @@
 use std::num::NonZero;
 use std::thread;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 /// Memory that a machine is taken to have where it does not tell.
 const MEMORY_UNKNOWN: u64 = 2 << 30;
 
@@ -21,6 +23,14 @@ pub fn memory_for_jobs() -> u64 {
     let total = (system.totalram as u64).saturating_mul(u64::from(system.mem_unit));
     let total = if total == 0 { MEMORY_UNKNOWN } else { total };
     (total / 4 * 3).min(memory_of_group().unwrap_or(u64::MAX))
+}
+
+/// Allows this process as many open files as the system lets it have: an input may be thousands of files, and a worker
+/// has a connection to each peer.
+pub fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // Where it may not be raised, what is open tells soon enough.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 /// Returns the resident memory of this process in bytes; zero where the system does not tell.

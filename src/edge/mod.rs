@@ -5,6 +5,8 @@ pub mod console;
 pub mod daemon;
 pub mod elf;
 pub mod failure;
+pub mod hex;
+pub mod home;
 pub mod hosts;
 pub mod input;
 pub mod machine;

@@ -1,11 +1,9 @@
-//! Name: which host names are taken, how short ones are completed, and how remote text is shown.
+//! Name: which names of hosts and users are taken, and how short ones are completed.
 //!
 //! Names come from a web page or a file and end up in SSH connections, in files and on a terminal, so only what
 //! the name or address of a machine can look like goes on from here.
 
 use std::net::IpAddr;
-
-use super::sanitize::sanitize;
 
 /// Longest name that DNS knows, in bytes (RFC 1035, 2.3.4).
 const MAX_NAME_BYTES: usize = 253;
@@ -53,12 +51,27 @@ pub fn with_suffix(name: &str, suffix: &str) -> String {
     }
 }
 
-/// Makes text from elsewhere safe for a terminal, cut at `max` characters.
-pub fn printable(text: &str, max: usize) -> String {
-    let text = text.trim();
-    match text.char_indices().nth(max) {
-        Some((cut, _)) => format!("{}...", sanitize(&text[..cut])),
-        None => sanitize(text).into_owned(),
+/// Checks that `user` can be a login name; what it may hold exactly is for the host to say.
+///
+/// # Errors
+/// Says what is wrong with it, as words that follow the name.
+pub fn check_user(user: &str) -> Result<(), &'static str> {
+    check_plain(user)?;
+    match user.starts_with('-') || user.contains(char::is_whitespace) {
+        true => Err("is no login name"),
+        false => Ok(()),
+    }
+}
+
+/// Checks that `text`, such as the name of a directory, is not empty and has no control characters.
+///
+/// # Errors
+/// Says what is wrong with it, as words that follow the text.
+pub fn check_plain(text: &str) -> Result<(), &'static str> {
+    match text {
+        "" => Err("is empty"),
+        text if text.contains(char::is_control) => Err("holds control characters"),
+        _ => Ok(()),
     }
 }
 
@@ -122,8 +135,13 @@ mod tests {
     }
 
     #[test]
-    fn shows_remote_text_without_control_characters() {
-        assert_eq!(printable("a\u{1b}[2Jb\nc\u{202e}d", 99), "a\\u{1b}[2Jb\\nc\\u{202e}d");
-        assert_eq!(printable(" abcdef ", 3), "abc...");
+    fn checks_users_and_texts() {
+        for user in ["me", "m.e", "é", "DOMAIN\\me"] {
+            assert_eq!(check_user(user), Ok(()), "{user}");
+        }
+        for user in ["", "-l", "a b", "a\u{1b}b"] {
+            assert!(check_user(user).is_err(), "{user:?}");
+        }
+        assert!(check_plain("/tmp/a b").is_ok() && check_plain("a\nb").is_err());
     }
 }

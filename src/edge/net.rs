@@ -1,6 +1,6 @@
 //! Net: connections, made and accepted here and nowhere else. Plain TCP for now; encryption has its place here.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,15 +50,33 @@ impl Listen for Accepting {
     }
 }
 
-struct TcpControl(TcpStream);
+/// One socket for all who read it, write it or end it: a worker has many, and each is an open file.
+#[derive(Clone)]
+struct Socket(Arc<TcpStream>);
 
-impl Control for TcpControl {
+impl Read for Socket {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        (&*self.0).read(into)
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self.0).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (&*self.0).flush()
+    }
+}
+
+impl Control for Socket {
     fn set_deadline(&self, deadline: Duration) -> io::Result<()> {
         self.0.set_read_timeout(Some(deadline))?;
         self.0.set_write_timeout(Some(deadline))?;
         // Bytes that the other side's kernel does not acknowledge end the connection, too.
         #[cfg(target_os = "linux")]
-        SockRef::from(&self.0).set_tcp_user_timeout(Some(deadline))?;
+        SockRef::from(&*self.0).set_tcp_user_timeout(Some(deadline))?;
         Ok(())
     }
 
@@ -74,10 +92,11 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 fn connection(stream: TcpStream, peer: SocketAddr) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
     SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+    let socket = Socket(Arc::new(stream));
     Ok(Connection {
-        reader: Box::new(stream.try_clone()?),
-        writer: Box::new(stream.try_clone()?),
-        control: Arc::new(TcpControl(stream)),
+        reader: Box::new(socket.clone()),
+        writer: Box::new(socket.clone()),
+        control: Arc::new(socket),
         peer: peer.to_string(),
     })
 }

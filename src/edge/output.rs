@@ -94,6 +94,16 @@ impl ReportFile {
     }
 }
 
+/// Writes a file, whole or not at all; one that is replaced keeps its permissions, and a link stays a link.
+///
+/// # Errors
+/// If it cannot be written; the file is then as it was.
+pub fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let mut target = Target::file(path)?;
+    target.write_all(bytes)?;
+    Ok(target.finish()?)
+}
+
 /// Tells whether `error` says that nobody reads our standard output any more (`run ... | head`), which ends a
 /// command quietly.
 pub fn is_closed_pipe(error: &anyhow::Error) -> bool {

@@ -10,8 +10,8 @@ use anyhow::anyhow;
 
 use super::failure::{HostFailure, Step};
 use super::hosts::{Facts, Host};
-use super::name::printable;
-use super::ssh::{CommandOutput, Session, SshOptions, Target};
+use super::sanitize::clipped;
+use super::ssh::{CommandOutput, Session, SshOptions, quote};
 
 const BEGIN: &str = "mapreduce-facts-begin";
 const END: &str = "mapreduce-facts-end";
@@ -95,9 +95,7 @@ echo mapreduce-facts-end
 /// # Errors
 /// With the step that failed and its cause.
 pub fn probe(host: &Host, options: &SshOptions, deadline: Duration) -> Result<Facts, HostFailure> {
-    let target =
-        Target { host: host.name.clone(), user: host.user.clone(), port: host.port, key: host.key.clone() };
-    let mut session = Session::connect(&target, options)?;
+    let mut session = Session::connect(&host.target(), options)?;
     let script = script(host.remote_dir.as_deref().unwrap_or(DEFAULT_DIR));
     let facts = session.run("sh -s", script.as_bytes(), deadline).and_then(|output| parse(&output));
     facts.map_err(|cause| HostFailure::new(&host.name, Step::Probe, cause))
@@ -105,7 +103,7 @@ pub fn probe(host: &Host, options: &SshOptions, deadline: Duration) -> Result<Fa
 
 /// The script for a remote directory, quoted for a POSIX shell.
 fn script(dir: &str) -> String {
-    SCRIPT.replacen("DIR", &format!("'{}'", dir.replace('\'', r"'\''")), 1)
+    SCRIPT.replacen("DIR", &quote(dir), 1)
 }
 
 /// Reads what the script printed.
@@ -143,7 +141,7 @@ fn parse(output: &CommandOutput) -> anyhow::Result<Facts> {
 /// Why there are no facts: what the remote shell said instead.
 fn not_run(output: &CommandOutput) -> anyhow::Error {
     let said = [&output.stderr, &output.stdout].into_iter().map(|text| String::from_utf8_lossy(text));
-    let said = said.map(|text| printable(&text, 200)).find(|text| !text.is_empty());
+    let said = said.map(|text| clipped(&text, 200)).find(|text| !text.is_empty());
     let said = said.map_or_else(|| "nothing".to_owned(), |text| format!("`{text}`"));
     anyhow!("the remote shell did not run the probe: it exited with status {} and said {said}", output.status)
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
 
 use super::elf::{self, Elf, Linking};
+use super::hex::hex;
 
 /// A program to upload, held in memory: every host reads it at its own pace.
 pub struct Program {
@@ -113,7 +114,7 @@ pub const PROGRAM_PREFIX: &str = "mapreduce-";
 /// Returns the SHA-256 of `bytes` in hexadecimal.
 #[must_use]
 pub fn digest_of(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(bytes))
 }
 
 #[cfg(test)]

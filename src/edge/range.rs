@@ -109,7 +109,7 @@ fn product(parts: &[Part<'_>]) -> Vec<String> {
 }
 
 fn shown(text: &str) -> String {
-    super::name::printable(text, 60)
+    super::sanitize::clipped(text, 60)
 }
 
 impl Part<'_> {

@@ -115,7 +115,8 @@ pub fn digest(shell: &mut impl Shell, path: &str, deadline: Duration) -> anyhow:
     Ok(super::program::digest_of(&output.stdout))
 }
 
-/// Stops workers of a remote directory and removes what they left, as far as `scope` says.
+/// Stops workers of a remote directory and removes what they left, as far as `scope` says. Stopping may take some
+/// seconds on top of `timeout`.
 ///
 /// # Errors
 /// If a process does not end or a file cannot be removed.
@@ -123,7 +124,7 @@ pub fn clean(
     shell: &mut impl Shell,
     configured: Option<&str>,
     scope: Scope,
-    deadline: Duration,
+    timeout: Duration,
 ) -> anyhow::Result<Cleaned> {
     let (keep, program, only) = match scope {
         Scope::All => ("", "", ""),
@@ -132,12 +133,15 @@ pub fn clean(
     };
     let configured = configured.unwrap_or("");
     let variables = [("configured", configured), ("keep", keep), ("program", program), ("only", only)];
-    let answer = ask(shell, CLEAN, &variables, deadline)?;
+    let answer = ask(shell, CLEAN, &variables, timeout.saturating_add(STOPPING))?;
     Ok(Cleaned {
         stopped: answer.value("stopped").and_then(|text| text.parse().ok()).unwrap_or(0),
         elsewhere: answer.values("elsewhere").map(str::to_owned).collect(),
     })
 }
+
+/// Time that stopping takes at most: workers are asked first, and killed two seconds later.
+const STOPPING: Duration = Duration::from_secs(10);
 
 /// A script of ours found that it had better not, and said why.
 #[derive(Debug, thiserror::Error)]

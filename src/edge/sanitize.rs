@@ -22,7 +22,16 @@ pub fn sanitize(text: &str) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
-/// The same for bytes that need not be UTF-8.
+/// Returns `text` made safe, without the blanks around it, and cut after `max` characters.
+pub fn clipped(text: &str, max: usize) -> String {
+    let text = text.trim();
+    match text.char_indices().nth(max) {
+        Some((cut, _)) => format!("{}…", sanitize(&text[..cut])),
+        None => sanitize(text).into_owned(),
+    }
+}
+
+/// The same as [`sanitize`] for bytes that need not be UTF-8.
 pub fn sanitize_bytes(bytes: &[u8]) -> String {
     sanitize(&String::from_utf8_lossy(bytes)).into_owned()
 }
@@ -50,6 +59,12 @@ mod tests {
         assert_eq!(sanitize("a\u{9b}31mb"), "a\\u{9b}31mb");
         assert_eq!(sanitize("one\r\ntwo\tthree"), "one\\r\\ntwo\\tthree");
         assert_eq!(sanitize("a\u{202e}b"), "a\\u{202e}b");
+    }
+
+    #[test]
+    fn long_text_is_cut_between_characters() {
+        assert_eq!(clipped(" ab\x1bé ", 9), "ab\\u{1b}é");
+        assert_eq!(clipped("abécd", 3), "abé…");
     }
 
     #[test]

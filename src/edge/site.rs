@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use serde_json::Value;
 
+use super::sanitize::clipped;
 use super::{name, range};
 
 /// The lab's list of machines, asked when no other source is named.
@@ -74,7 +75,7 @@ pub fn from_source(source: &str, deadline: Duration) -> anyhow::Result<Listing> 
 pub fn from_range(text: &str) -> anyhow::Result<Listing> {
     let names = range::expand(text, MAX_RANGE_HOSTS)?;
     for name in &names {
-        name::check(name).map_err(|why| anyhow!("`{}` {why}", name::printable(name, 60)))?;
+        name::check(name).map_err(|why| anyhow!("`{}` {why}", clipped(name, 60)))?;
     }
     let mut listing = Listing::default();
     names.into_iter().for_each(|name| listing.add(name, true, None));
@@ -160,7 +161,7 @@ impl Listing {
     }
 
     fn refuse(&mut self, entry: &str, why: &str) {
-        self.refused.push(format!("`{}` {why}", name::printable(entry, 60)));
+        self.refused.push(format!("`{}` {why}", clipped(entry, 60)));
     }
 
     /// Puts the least occupied first and drops names that come again. A machine whose occupancy is not known comes

@@ -3,7 +3,7 @@
 use bytesize::ByteSize;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
-use super::sanitize::sanitize;
+use super::sanitize::{clipped, sanitize};
 use crate::job::Value;
 use crate::runtime::report::{Phase, Report};
 
@@ -42,9 +42,9 @@ impl ResultTable {
         let text = String::from_utf8_lossy(&self.text);
         let value = match text.parse::<u64>() {
             Ok(number) => thousands(number),
-            Err(_) => clipped(&text),
+            Err(_) => clipped(&text, LONGEST_CELL),
         };
-        let key = clipped(&String::from_utf8_lossy(key));
+        let key = clipped(&String::from_utf8_lossy(key), LONGEST_CELL);
         self.table.add_row([Cell::new(thousands(self.entries)), Cell::new(key), Cell::new(value)]);
     }
 
@@ -129,16 +129,6 @@ fn megabytes_per_second(bytes: u64, seconds: f64) -> String {
     } else {
         format!("{:.1}", bytes as f64 / 1e6 / seconds)
     }
-}
-
-/// Returns `text` made safe, its end left out where it would fill the screen.
-fn clipped(text: &str) -> String {
-    let mut characters = text.chars();
-    let mut start: String = characters.by_ref().take(LONGEST_CELL).collect();
-    if characters.next().is_some() {
-        start.push('…');
-    }
-    sanitize(&start).into_owned()
 }
 
 /// Characters of a key that are shown: half a line of a usual terminal.

@@ -180,6 +180,8 @@ pub enum Failure {
         worker: WorkerId,
         phase: Phase,
         cause: String,
+        /// The peer that tells of it, where it is one.
+        accuser: Option<WorkerId>,
     },
     /// The job's code, or the worker's resources, failed on this split.
     ExecutionFailed {
@@ -204,6 +206,8 @@ pub struct WorkerProgress {
     pub in_flight: Vec<Split>,
     pub splits_mapped: u64,
     pub bytes_mapped: u64,
+    /// Entries of its result, once it has announced them.
+    pub entries: u64,
     /// Whether the worker has acknowledged the phase.
     pub acknowledged: bool,
     last_heard: Duration,
@@ -234,6 +238,10 @@ const MAX_SPLIT_BYTES: u64 = 4 << 20;
 /// Smallest split that is chosen, below which the work on a split is comparable to the message about it.
 const MIN_SPLIT_BYTES: u64 = 64 << 10;
 
+/// Ticks come several times a second. When they have not for so long, it was the client that stood still (a terminal
+/// that takes no output, a suspended machine), and the workers' silence meanwhile says nothing.
+const MAX_TICK_GAP: Duration = Duration::from_secs(1);
+
 /// The job's state machine.
 #[derive(Debug)]
 pub struct Coordinator {
@@ -242,6 +250,7 @@ pub struct Coordinator {
     epoch: Epoch,
     began: BTreeMap<Phase, Duration>,
     ended: Option<Duration>,
+    last_tick: Duration,
     workers: Vec<WorkerProgress>,
     /// Cut, and not sent to any worker.
     pending: VecDeque<Split>,
@@ -267,6 +276,7 @@ impl Coordinator {
                 in_flight: Vec::new(),
                 splits_mapped: 0,
                 bytes_mapped: 0,
+                entries: 0,
                 acknowledged: false,
                 last_heard: now,
             })
@@ -277,6 +287,7 @@ impl Coordinator {
             epoch: Epoch(1),
             began: BTreeMap::from([(Phase::Split, now)]),
             ended: None,
+            last_tick: now,
             workers,
             pending: VecDeque::new(),
             asked: VecDeque::new(),
@@ -305,15 +316,16 @@ impl Coordinator {
             }
             Event::Mapped { worker, split, pairs } => self.mapped(worker, split, pairs),
             Event::Shuffled { worker, epoch, sent_bytes } if self.expects(Phase::Shuffle, worker, epoch) => {
-                self.totals.shuffled_bytes += sent_bytes;
+                add(&mut self.totals.shuffled_bytes, sent_bytes);
                 self.acknowledge(worker);
             }
             Event::Reduced { worker, epoch, distinct, entries, bytes }
                 if self.expects(Phase::Reduce, worker, epoch) =>
             {
-                self.totals.distinct_keys += distinct;
-                self.totals.entries += entries;
-                self.totals.reduced_bytes += bytes;
+                add(&mut self.totals.distinct_keys, distinct);
+                add(&mut self.totals.entries, entries);
+                add(&mut self.totals.reduced_bytes, bytes);
+                self.workers[worker.index()].entries = entries;
                 self.acknowledge(worker);
             }
             Event::Merged if self.phase == Phase::Merge => self.end(Outcome::Done, now, &mut commands),
@@ -391,20 +403,25 @@ impl Coordinator {
         progress.splits_mapped += 1;
         progress.bytes_mapped += split.length;
         self.totals.mapped_bytes += split.length;
-        self.totals.pairs += pairs;
+        add(&mut self.totals.pairs, pairs);
     }
 
     fn check_deadlines(&mut self, now: Duration, commands: &mut Vec<Command>) {
+        let stood_still = now.saturating_sub(self.last_tick) > MAX_TICK_GAP;
+        self.last_tick = now;
+        if stood_still {
+            self.workers.iter_mut().for_each(|progress| progress.last_heard = now);
+        }
         let Some(timeout) = self.config.worker_timeout else { return };
         let silent = |progress: &WorkerProgress| now.saturating_sub(progress.last_heard) > timeout;
         let Some(at) = self.workers.iter().position(silent) else { return };
         let cause = format!("nothing heard of it for {} s", timeout.as_secs());
-        self.lose(WorkerId(at as u32), cause, now, commands);
+        let failure = self.lost(WorkerId(at as u32), cause);
+        self.end(Outcome::Failed(failure), now, commands);
     }
 
-    fn lose(&mut self, worker: WorkerId, cause: String, now: Duration, commands: &mut Vec<Command>) {
-        let failure = Failure::WorkerLost { worker, phase: self.phase, cause };
-        self.end(Outcome::Failed(failure), now, commands);
+    fn lost(&self, worker: WorkerId, cause: String) -> Failure {
+        Failure::WorkerLost { worker, phase: self.phase, cause, accuser: None }
     }
 
     /// Ends the job for an event that no phase goes on after, or that does not belong to the phase.
@@ -414,23 +431,25 @@ impl Coordinator {
                 let held = self.workers.get(worker.index()).map(|progress| progress.in_flight.as_slice());
                 match held.unwrap_or_default().iter().find(|held| held.id == split) {
                     Some(&split) => Failure::ExecutionFailed { worker, split, cause },
-                    None => Failure::WorkerLost { worker, phase: self.phase, cause },
+                    None => self.lost(worker, cause),
                 }
             }
-            Event::LinkClosed { worker, cause } | Event::Failed { worker, cause } => {
-                return self.lose(worker, cause, now, commands);
-            }
-            // The one that does not answer its peer is out, not the one that says so.
+            Event::LinkClosed { worker, cause } | Event::Failed { worker, cause } => self.lost(worker, cause),
+            Event::PeerFailed { epoch, .. } if epoch != self.epoch => return,
+            // The one that does not answer its peer is out, not the one that says so; unless that accuses nobody.
             Event::PeerFailed { worker, peer, cause, .. } => {
-                let cause = format!("worker {} cannot reach it: {cause}", worker.0);
-                return self.lose(peer, cause, now, commands);
+                if peer == worker || peer.index() >= self.workers.len() {
+                    self.lost(worker, cause)
+                } else {
+                    let accuser = Some(worker);
+                    Failure::WorkerLost { worker: peer, phase: self.phase, cause, accuser }
+                }
             }
             Event::InputFailed { cause } => Failure::Input { cause },
             Event::OutputFailed { cause } => Failure::Output { cause },
             Event::Interrupted => Failure::Interrupted,
             Event::Begun { worker } | Event::Shuffled { worker, .. } | Event::Reduced { worker, .. } => {
-                let cause = format!("it acknowledged what it was not asked for in {}", self.phase);
-                return self.lose(worker, cause, now, commands);
+                self.lost(worker, format!("it acknowledged what it was not asked for in {}", self.phase))
             }
             Event::Merged
             | Event::SplitCut { .. }
@@ -539,6 +558,11 @@ impl Coordinator {
             commands.push(Command::Map { worker, split });
         }
     }
+}
+
+/// Adds what a worker says, which may be anything.
+fn add(total: &mut u64, more: u64) {
+    *total = total.saturating_add(more);
 }
 
 /// Returns how many splits a worker with `threads` map threads may hold.

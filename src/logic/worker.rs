@@ -19,6 +19,8 @@ pub enum Event {
     Shuffle { epoch: Epoch, workers: Vec<WorkerId> },
     /// This worker has sent all that belongs to others, and it was acknowledged.
     SentAll { epoch: Epoch, bytes: u64 },
+    /// This worker could not make what belongs to others.
+    SendFailed { epoch: Epoch, cause: String },
     /// The stream from `source` arrived whole.
     StreamEnded { epoch: Epoch, source: WorkerId },
     /// A stream to or from `peer` broke.
@@ -68,7 +70,7 @@ pub enum Command {
         batches: u32,
     },
     Reply(Reply),
-    /// End the job on this worker, for the client or a peer broke the protocol.
+    /// Give up the job on this worker: the client or a peer broke the protocol, or this worker cannot go on.
     Refuse {
         cause: String,
     },
@@ -141,6 +143,12 @@ impl Worker {
                 }
                 self.shuffled()
             }
+            Event::SendFailed { epoch, cause } => match self.state {
+                State::Shuffling { epoch: current, .. } if current == epoch => {
+                    vec![Command::Refuse { cause }]
+                }
+                _ => Vec::new(),
+            },
             Event::StreamEnded { epoch, source } => {
                 self.early.insert((epoch, source));
                 self.shuffled()
@@ -297,6 +305,15 @@ mod tests {
         worker.handle(Event::Executed { split: SplitId(1), result: Ok(0) });
         worker.handle(shuffle);
         assert!(refused(&worker.handle(split(2))), "a split after the map phase");
+    }
+
+    #[test]
+    fn a_worker_that_cannot_send_gives_up_and_accuses_nobody() {
+        let mut worker = Worker::new(WorkerId(0), 2);
+        worker.handle(Event::Shuffle { epoch: EPOCH, workers: vec![WorkerId(0), WorkerId(1)] });
+        let failed = |epoch| Event::SendFailed { epoch, cause: "the job panicked".to_owned() };
+        assert_eq!(worker.handle(failed(Epoch(0))), [], "of an epoch that is over");
+        assert!(refused(&worker.handle(failed(EPOCH))));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, after, bounded, never, select, tick, unbounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, after, bounded, never, select, tick, unbounded};
 
 use crate::job::{Job, Value};
 use crate::logic::coordinator::{Command, Config, Coordinator, Event, Failure, Outcome, Phase};
@@ -255,10 +255,7 @@ impl<J: Job> Client<'_, J> {
     fn answer(&mut self, worker: WorkerId, answer: Answer<J::Value>) -> Option<Event> {
         let message = match answer {
             Answer::Message(message) => message,
-            Answer::Results(batch) => {
-                self.hand_on(worker, Piece::Batch(batch));
-                return Some(Event::Heard { worker });
-            }
+            Answer::Results(batch) => return Some(self.hand_on(worker, Piece::Batch(batch))),
             Answer::Sorted(sorted) => {
                 if let Some(to_merge) = self.sorted.take() {
                     let _ = to_merge.send(sorted);
@@ -277,19 +274,20 @@ impl<J: Job> Client<'_, J> {
             FromWorker::Reduced { epoch, distinct, entries, bytes } => {
                 Event::Reduced { worker, epoch, distinct, entries, bytes }
             }
-            FromWorker::ResultsEnd { .. } => {
-                self.hand_on(worker, Piece::End);
-                Event::Heard { worker }
-            }
+            FromWorker::ResultsEnd { .. } => self.hand_on(worker, Piece::End),
             FromWorker::Failed { cause } => Event::Failed { worker, cause },
             FromWorker::Beat => Event::Heard { worker },
         })
     }
 
-    fn hand_on(&self, worker: WorkerId, piece: Piece) {
-        if let Some(Some(to_merge)) = self.pieces.get(worker.index()) {
-            // The merge is over; the coordinator has heard why.
-            let _ = to_merge.send(piece);
+    fn hand_on(&self, worker: WorkerId, piece: Piece) -> Event {
+        let to_merge = self.pieces.get(worker.index()).and_then(Option::as_ref);
+        match to_merge.map(|to_merge| to_merge.try_send(piece)) {
+            Some(Err(TrySendError::Full(_))) => {
+                Event::Failed { worker, cause: "it sent more of its result than it was asked for".to_owned() }
+            }
+            // Without a merge, or after it, the coordinator has heard why.
+            None | Some(Ok(()) | Err(TrySendError::Disconnected(_))) => Event::Heard { worker },
         }
     }
 
@@ -343,13 +341,14 @@ impl<J: Job> Client<'_, J> {
                 // The job ended for another reason, which the coordinator knows or will hear.
                 Ok(Err(Broken::Ended)) => Incoming::Event(Event::Tick),
                 Ok(Err(Broken::Output(error))) => Incoming::OutputFailed(error),
-                Ok(Err(Broken::Malformed(error))) => {
-                    Incoming::Event(Event::OutputFailed { cause: error.to_string() })
+                Ok(Err(Broken::Malformed { worker, cause })) => {
+                    Incoming::Event(Event::Failed { worker, cause })
                 }
                 Err(cause) => Incoming::Event(Event::OutputFailed { cause }),
             };
-            drop(ended);
             let _ = events.send(incoming);
+            // Only now: what was written may be in the message.
+            drop(ended);
         });
         if let Err(error) = started {
             let cause = format!("cannot start a thread: {error}");
@@ -366,11 +365,12 @@ impl<J: Job> Client<'_, J> {
             return Streams::Sorted(sorted);
         }
         let mut streams = Vec::new();
-        for (index, link) in self.links.iter().enumerate() {
-            let (stream, to_merge) = Stream::new(link.orders.clone());
+        for (index, (link, progress)) in self.links.iter().zip(self.coordinator.workers()).enumerate() {
+            let worker = WorkerId(index as u32);
+            let (stream, to_merge) = Stream::new(worker, progress.entries, link.orders.clone());
             self.pieces[index] = Some(to_merge);
             streams.push(stream);
-            self.order(WorkerId(index as u32), Order::Fetch { epoch, credit: CREDIT_BATCHES });
+            self.order(worker, Order::Fetch { epoch, credit: CREDIT_BATCHES });
         }
         Streams::Remote(streams)
     }
@@ -393,8 +393,17 @@ impl<J: Job> Client<'_, J> {
         self.pieces.clear();
         self.sorted = None;
         self.sink = None;
-        if self.coordinator.phase() == Phase::Merge {
-            let _ = self.merge_ended.recv_timeout(MERGE_GRACE);
+        if self.coordinator.phase() != Phase::Merge {
+            return;
+        }
+        let patience = after(MERGE_GRACE);
+        loop {
+            select! {
+                // Nobody is to wait for room here, the merge least of all.
+                recv(self.mailbox.inbox) -> _ => {}
+                recv(self.merge_ended) -> _ => return,
+                recv(patience) -> _ => return,
+            }
         }
     }
 

@@ -2,13 +2,16 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::job::{Job, Value};
+use crate::logic::ids::WorkerId;
 use crate::logic::merge::merge;
 
 use super::link::Order;
-use super::results::{Broken, Piece, ResultCursor, Sorted, SortedCursor, StreamCursor};
+use super::results::{
+    Broken, CREDIT_BATCHES, Piece, Pieces, ResultCursor, Sorted, SortedCursor, StreamCursor,
+};
 use super::source::Sink;
 
 /// An output with everything in it, but not yet final.
@@ -19,16 +22,18 @@ pub(crate) struct Written<V> {
 
 /// The result of one worker on its way.
 pub(crate) struct Stream {
-    pieces: Receiver<Piece>,
+    pieces: Pieces,
     /// Takes credit for a batch that was read.
     orders: Sender<Order>,
 }
 
 impl Stream {
-    /// Makes a stream of the worker that takes `orders`, and where its pieces go. The worker's credit bounds it.
-    pub(crate) fn new(orders: Sender<Order>) -> (Self, Sender<Piece>) {
-        let (to_merge, pieces) = unbounded();
-        (Self { pieces, orders }, to_merge)
+    /// Makes a stream of the `worker` that takes `orders` and has announced `entries`, and where its pieces go: a
+    /// worker that keeps to its credit finds room.
+    pub(crate) fn new(worker: WorkerId, entries: u64, orders: Sender<Order>) -> (Self, Sender<Piece>) {
+        // One more for the end.
+        let (to_merge, arriving) = bounded(CREDIT_BATCHES as usize + 1);
+        (Self { pieces: Pieces { worker, entries, arriving }, orders }, to_merge)
     }
 
     fn open<V: Value>(self) -> Result<ResultCursor<V>, Broken> {

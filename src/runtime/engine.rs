@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
@@ -62,7 +62,7 @@ impl<V: crate::job::Value> Mappers<V> {
         let held = Arc::new(AtomicUsize::new(0));
         let threads = (0..work.threads).map(|index| {
             let (work, queue, held, executed) = (work.clone(), queue.clone(), held.clone(), executed.clone());
-            std::thread::Builder::new()
+            Builder::new()
                 .name(format!("mr:map:{index}"))
                 .spawn(move || map_splits(&work, &queue, &held, &executed))
         });
@@ -77,10 +77,13 @@ impl<V: crate::job::Value> Mappers<V> {
     }
 
     /// Ends the threads and returns their tables. They are idle: all splits are acknowledged.
-    pub(crate) fn finish(self) -> Vec<Table<V>> {
+    ///
+    /// # Errors
+    /// If a thread has panicked: what it had folded is lost.
+    pub(crate) fn finish(self) -> Result<Vec<Table<V>>, String> {
         drop(self.splits);
-        // A panic of the job is caught within the thread; a thread that ended by another has nothing to give.
-        self.threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+        let join = |thread: JoinHandle<_>| thread.join().map_err(|_| "a map thread ended early".to_owned());
+        self.threads.into_iter().map(join).collect()
     }
 }
 
@@ -148,21 +151,16 @@ fn fold_split<J: Job>(
     Ok(pairs)
 }
 
-/// Groups the entries of each table by partition, one thread a table.
-pub(crate) fn group<V: Send + Sync>(
-    tables: &[Table<V>],
+/// Groups the entries of each table by partition, on all threads.
+///
+/// # Errors
+/// If the job is over.
+pub(crate) fn group<J: Job>(
+    work: &Work<J>,
+    tables: &[Table<J::Value>],
     n_partitions: u32,
 ) -> Result<Vec<ByPartition>, String> {
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = tables
-            .iter()
-            .map(|table| scope.spawn(move || guarded(|| table.by_partition(n_partitions))))
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|_| Err("a thread ended".into())))
-            .collect()
-    })
+    map_on_all_threads(work, tables.iter().collect(), |table| Ok(table.by_partition(n_partitions)))
 }
 
 /// Folds the entries of `partition` from all `tables` into one.
@@ -200,22 +198,10 @@ pub(crate) fn reduce<J: Job>(
     incoming: Vec<Incoming<J::Value>>,
     top: Option<u64>,
 ) -> Result<Vec<Sorted<J::Value>>, String> {
-    let n = incoming.len();
-    // Each lock is taken twice, to take the work out and to put the result in.
-    let slots: Vec<_> = incoming.into_iter().map(|part| Mutex::new(Some(part))).collect();
-    let sorted: Vec<_> = (0..n).map(|_| Mutex::new(None)).collect();
-    on_all_threads(work, n, |index| {
-        let part = slots[index].lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(part) = part {
-            let table = fold_batches(work, part)?;
-            let result = Sorted::new(work.job.as_ref(), table, top);
-            *sorted[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
-        }
-        Ok(())
-    })?;
-    let taken =
-        sorted.into_iter().filter_map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner));
-    Ok(taken.collect())
+    map_on_all_threads(work, incoming, |part| {
+        let table = fold_batches(work, part)?;
+        Ok(Sorted::new(work.job.as_ref(), table, top))
+    })
 }
 
 fn fold_batches<J: Job>(work: &Work<J>, part: Incoming<J::Value>) -> Result<Table<J::Value>, String> {
@@ -232,10 +218,33 @@ fn fold_batches<J: Job>(work: &Work<J>, part: Incoming<J::Value>) -> Result<Tabl
     Ok(table)
 }
 
-/// Calls `each` with every index below `n` once, on as many threads as the job has.
+/// Makes something of each of `inputs`, on all threads; the order is kept.
 ///
 /// # Errors
-/// The first error or panic of `each`; or that the job is over.
+/// As [`on_all_threads`].
+fn map_on_all_threads<J: Job, I: Send, O: Send>(
+    work: &Work<J>,
+    inputs: Vec<I>,
+    each: impl Fn(I) -> Result<O, String> + Sync,
+) -> Result<Vec<O>, String> {
+    // Each lock is taken once: to take the input out, or to put the output in.
+    let inputs: Vec<_> = inputs.into_iter().map(|input| Mutex::new(Some(input))).collect();
+    let outputs: Vec<_> = inputs.iter().map(|_| Mutex::new(None)).collect();
+    on_all_threads(work, inputs.len(), |index| {
+        let input = inputs[index].lock().unwrap_or_else(PoisonError::into_inner).take();
+        let output = input.map(&each).transpose()?;
+        *outputs[index].lock().unwrap_or_else(PoisonError::into_inner) = output;
+        Ok(())
+    })?;
+    let taken =
+        outputs.into_iter().filter_map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner));
+    Ok(taken.collect())
+}
+
+/// Calls `each` with every index below `n` once, on as many threads as the job has, this one included.
+///
+/// # Errors
+/// The first error or panic of `each`, after which no more are called; or that the job is over.
 pub(crate) fn on_all_threads<J: Job>(
     work: &Work<J>,
     n: usize,
@@ -251,14 +260,140 @@ pub(crate) fn on_all_threads<J: Job>(
             if work.is_cancelled() {
                 return Err("the job is over".to_owned());
             }
-            guarded(|| each(index)).and_then(|result| result)?;
+            if let Err(cause) = guarded(|| each(index)).and_then(|result| result) {
+                next.store(n, Ordering::Relaxed);
+                return Err(cause);
+            }
         }
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..work.threads.min(n)).map(|_| scope.spawn(share)).collect();
+        let start = |index: usize| Builder::new().name(format!("mr:work:{index}")).spawn_scoped(scope, share);
+        // A helper that cannot be started is done without.
+        let helpers: Vec<_> = (1..work.threads.min(n)).filter_map(|index| start(index).ok()).collect();
+        let own = share();
         let joined =
-            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err("a thread ended".into())));
+            helpers.into_iter().map(|helper| helper.join().unwrap_or_else(|_| Err("a thread ended".into())));
         // All are joined before the first error is returned.
-        joined.fold(Ok(()), Result::and)
+        joined.fold(own, Result::and)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::jobs::word_count::{Params, WordCount};
+    use crate::wire::message::SPLIT_HEADER_BYTES;
+
+    /// Counts words until one of them is `panic`.
+    pub(super) struct Touchy(WordCount);
+
+    impl Job for Touchy {
+        const NAME: &'static str = "touchy";
+        const ABOUT: &'static str = "";
+        const COLUMNS: [&'static str; 2] = ["word", "count"];
+        type Params = Params;
+        type Value = u64;
+
+        fn new(params: Params) -> Result<Self, String> {
+            WordCount::new(params).map(Self)
+        }
+
+        fn map(&self, split: &[u8], emit: &mut impl FnMut(&[u8], u64)) {
+            self.0.map(split, &mut |word, count| {
+                assert!(word != b"panic", "told to {}", "x".repeat(5000));
+                emit(word, count);
+            });
+        }
+
+        fn combine(&self, into: &mut u64, other: u64) {
+            self.0.combine(into, other);
+        }
+    }
+
+    fn work(threads: usize, memory: u64) -> Arc<Work<Touchy>> {
+        let job = Arc::new(Touchy::new(Params::default()).expect("the parameters are good"));
+        Arc::new(Work { job, seed: Seed([1, 2]), threads, memory, cancelled: AtomicBool::new(false) })
+    }
+
+    fn split(text: &str) -> SplitData {
+        SplitData::Received([&[0; SPLIT_HEADER_BYTES], text.as_bytes()].concat())
+    }
+
+    /// Has `texts` folded, one after the other, and returns what was heard of each.
+    fn fold_all(work: &Arc<Work<Touchy>>, texts: &[&str]) -> (Vec<Result<u64, String>>, Vec<Table<u64>>) {
+        let (heard, answers) = unbounded();
+        let executed: Executed = Arc::new(move |split, result| {
+            let _ = heard.send((split, result));
+        });
+        let mappers = Mappers::start(work, &executed).expect("threads can be started");
+        let results = texts.iter().enumerate().map(|(id, text)| {
+            mappers.execute(SplitId(id as u64), split(text));
+            let (split, result) =
+                answers.recv_timeout(Duration::from_secs(20)).expect("every execution is answered");
+            assert_eq!(split, SplitId(id as u64));
+            result
+        });
+        let results = results.collect();
+        (results, mappers.finish().expect("no thread ended early"))
+    }
+
+    #[test]
+    fn a_panic_is_a_failed_execution_and_the_threads_live_on() {
+        let (results, tables) = fold_all(&work(1, u64::MAX), &["a b", "panic", "b"]);
+        assert_eq!((&results[0], &results[2]), (&Ok(2), &Ok(1)));
+        let cause = results[1].as_ref().expect_err("it panicked");
+        assert!(cause.starts_with("the job panicked: told to x") && cause.len() < 2000, "{cause}");
+        assert_eq!(tables.iter().map(Table::len).sum::<usize>(), 2);
+    }
+
+    #[test]
+    fn tables_beyond_the_memory_are_a_failed_execution() {
+        let (results, _) = fold_all(&work(2, 100), &["a"]);
+        let cause = results[0].as_ref().expect_err("a table takes more");
+        assert!(cause.contains("--memory"), "{cause}");
+    }
+
+    #[test]
+    fn every_index_is_called_once_on_however_many_threads() {
+        for threads in [1, 2, 7] {
+            let called: Vec<_> = (0..50).map(|_| AtomicUsize::new(0)).collect();
+            let all = on_all_threads(&work(threads, 0), called.len(), |index| {
+                called[index].fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            });
+            assert_eq!(all, Ok(()));
+            assert!(called.iter().all(|times| times.load(Ordering::Relaxed) == 1));
+        }
+    }
+
+    #[test]
+    fn the_first_error_or_panic_ends_the_work() {
+        for panics in [false, true] {
+            let called = AtomicUsize::new(0);
+            let failed = on_all_threads(&work(1, 0), 10, |index| {
+                called.fetch_add(1, Ordering::Relaxed);
+                assert!(index < 3 || !panics, "index 3");
+                if index < 3 { Ok(()) } else { Err("index 3".to_owned()) }
+            });
+            assert!(failed.is_err_and(|cause| cause.ends_with("index 3")));
+            assert_eq!(called.into_inner(), 4, "none is called after it");
+        }
+    }
+
+    #[test]
+    fn a_job_that_is_over_computes_nothing() {
+        let work = work(2, 0);
+        work.cancelled.store(true, Ordering::Relaxed);
+        assert!(group(&work, &[Table::new()], 4).is_err());
+    }
+
+    #[test]
+    fn malformed_batches_are_an_error() {
+        for batch in [vec![0], vec![0, 0, 0, 0, 9, b'x']] {
+            let incoming = Incoming { own: None, batches: vec![batch] };
+            assert!(reduce(&work(1, 0), vec![incoming], None).is_err());
+        }
+    }
 }

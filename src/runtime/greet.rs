@@ -1,8 +1,9 @@
-//! Greet: the first words of a connection, from the side that made it.
+//! Greet: the first words of a connection.
 
-use std::time::Duration;
+use std::io::{self, Read};
+use std::time::{Duration, Instant};
 
-use crate::wire::frame::FrameError;
+use crate::wire::frame::{FrameError, MAX_CONTROL_BYTES};
 use crate::wire::message::{Greeting, Hello, MAGIC, PROTOCOL, Role, Welcome, read_message, write_message};
 
 use super::link::Connection;
@@ -23,7 +24,7 @@ pub enum GreetError {
     Broken(FrameError),
 }
 
-/// Greets the worker at the other end of `connection`, within `timeout` for each step.
+/// Greets the worker at the other end of `connection`: what is said takes no longer than `timeout`, and so the answer.
 ///
 /// # Errors
 /// If it is not a worker, refuses, or says nothing.
@@ -49,8 +50,34 @@ pub fn greet(
         role,
     };
     write_message(&mut connection.writer, &hello).map_err(broken)?;
-    match read_message(&mut connection.reader).map_err(broken)? {
+    let mut reader = Until::within(timeout, connection);
+    match read_message(&mut reader, MAX_CONTROL_BYTES).map_err(broken)? {
         Greeting::Welcome(welcome) => Ok(welcome),
         Greeting::Refused { reason, program } => Err(GreetError::Refused { reason, program }),
+    }
+}
+
+/// Reads from a connection until a moment that bounds all reads together, so that nobody holds a connection by a byte
+/// now and then.
+pub(crate) struct Until<'c> {
+    connection: &'c mut Connection,
+    end: Instant,
+}
+
+impl<'c> Until<'c> {
+    /// Reads from `connection` for no longer than `limit` from now. What is not read stays for later readers.
+    pub(crate) fn within(limit: Duration, connection: &'c mut Connection) -> Self {
+        Self { connection, end: Instant::now() + limit }
+    }
+}
+
+impl Read for Until<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let left = self.end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.connection.control.set_deadline(left)?;
+        self.connection.reader.read(into)
     }
 }

@@ -104,6 +104,9 @@ pub type Listener<V> = Box<dyn Fn(WorkerId, Answer<V>) -> bool + Send>;
 /// How often either side says that it lives.
 pub const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The shortest silence that may count as a loss: a beat that comes a little late is none.
+pub const MIN_TIMEOUT: Duration = BEAT_INTERVAL.saturating_mul(2);
+
 /// Bytes of the buffer in front of a connection's small frames.
 pub(crate) const READ_BUFFER_BYTES: usize = 256 << 10;
 
@@ -126,8 +129,10 @@ pub fn connect_link<V: Value>(
     spawn(format!("mr:read:{name}"), move || read_answers(worker, reader, &heard))?;
     let (writing, written) = bounded(0);
     spawn(format!("mr:write:{name}"), move || {
-        if let Err(cause) = write_orders(writer, &inbox, source.as_ref()) {
-            unread(worker, cause);
+        match write_orders(writer, &inbox, source.as_ref()) {
+            Err(NotWritten::Unread(cause)) => _ = unread(worker, Answer::Unread { cause }),
+            // That the connection broke is for its reader to say: the worker's last words may lie there.
+            Ok(()) | Err(NotWritten::Broken) => {}
         }
         control.close();
         drop(writing);
@@ -155,23 +160,30 @@ fn read_answers<V: Value>(worker: WorkerId, reader: Box<dyn Read + Send>, heard:
     }
 }
 
+/// Why orders are not written any more.
+enum NotWritten {
+    /// A split could not be read.
+    Unread(String),
+    /// The connection takes no more.
+    Broken,
+}
+
 /// Writes orders, and beats while there are none, until the link is dropped or the job ends.
-fn write_orders<V>(
+fn write_orders(
     mut writer: Box<dyn Write + Send>,
     inbox: &Receiver<Order>,
     source: &dyn SplitSource,
-) -> Result<(), Answer<V>> {
-    let closed = |error: FrameError| Answer::Closed { cause: error.to_string() };
+) -> Result<(), NotWritten> {
     let mut text = Vec::new();
     loop {
         let message = match inbox.recv_timeout(BEAT_INTERVAL) {
             Ok(Order::Begin(begin)) => ToWorker::Begin(begin),
             Ok(Order::Map(split)) => {
-                source
-                    .read(&split, &mut text)
-                    .map_err(|error| Answer::Unread { cause: format!("{error:#}") })?;
+                let read = source.read(&split, &mut text);
+                read.map_err(|error| NotWritten::Unread(format!("{error:#}")))?;
                 let id = split.id.0.to_le_bytes();
-                write_frame(&mut writer, Kind::Split, &[&id, &text]).map_err(|error| closed(error.into()))?;
+                let written = write_frame(&mut writer, Kind::Split, &[&id, &text]);
+                written.map_err(|_| NotWritten::Broken)?;
                 continue;
             }
             Ok(Order::Shuffle { epoch, routes }) => ToWorker::Shuffle { epoch, routes },
@@ -185,6 +197,71 @@ fn write_orders<V>(
                 return Ok(());
             }
         };
-        write_message(&mut writer, &message).map_err(closed)?;
+        write_message(&mut writer, &message).map_err(|_| NotWritten::Broken)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::memory::pair;
+
+    struct NoInput;
+
+    impl SplitSource for NoInput {
+        fn read(&self, _: &Split, _: &mut Vec<u8>) -> anyhow::Result<()> {
+            anyhow::bail!("the disk is gone")
+        }
+
+        fn describe(&self, _: &Split) -> String {
+            String::new()
+        }
+    }
+
+    /// A link, the worker's end of it, and what is heard.
+    fn link() -> (Link, Connection, Receiver<Answer<u64>>) {
+        let [client, worker] = pair();
+        let (heard, answers) = unbounded();
+        let listeners = [heard.clone(), heard]
+            .map(|heard| -> Listener<u64> { Box::new(move |_, answer| heard.send(answer).is_ok()) });
+        let link = connect_link(WorkerId(0), "w", 1, String::new(), client, Arc::new(NoInput), listeners);
+        (link.expect("threads can be started"), worker, answers)
+    }
+
+    fn next(answers: &Receiver<Answer<u64>>) -> Answer<u64> {
+        answers.recv_timeout(Duration::from_secs(20)).expect("something is heard")
+    }
+
+    /// The client goes on writing when the worker has closed; what the worker said before must not be overtaken.
+    #[test]
+    fn the_last_words_of_a_worker_are_heard_before_its_link_is_closed() {
+        for _ in 0..20 {
+            let (link, mut worker, answers) = link();
+            let failed = FromWorker::Failed { cause: "no memory".into() };
+            write_message(&mut worker.writer, &failed).expect("the client listens");
+            drop(worker);
+            let _ = link.orders.send(Order::Credit { batches: 1 });
+            let _ = link.orders.send(Order::Credit { batches: 1 });
+            assert!(matches!(next(&answers), Answer::Message(message) if message == failed));
+            assert!(matches!(next(&answers), Answer::Closed { .. }));
+            assert!(answers.recv_timeout(Duration::from_millis(1)).is_err(), "it is closed once");
+        }
+    }
+
+    #[test]
+    fn a_split_that_cannot_be_read_is_no_fault_of_the_worker() {
+        let (link, _worker, answers) = link();
+        let split = Split { id: crate::logic::ids::SplitId(0), file: 0, offset: 0, length: 1 };
+        link.orders.send(Order::Map(split)).expect("the link is open");
+        assert!(matches!(next(&answers), Answer::Unread { cause } if cause == "the disk is gone"));
+    }
+
+    #[test]
+    fn a_link_that_is_dropped_ends_the_job_and_says_when_that_is_written() {
+        let (link, mut worker, _answers) = link();
+        let Link { orders, written, .. } = link;
+        drop(orders);
+        assert!(written.recv_timeout(Duration::from_secs(20)).is_err_and(|error| error.is_disconnected()));
+        assert!(matches!(read_frame(&mut worker.reader, &mut Vec::new(), 0), Ok(None)));
     }
 }

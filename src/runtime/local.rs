@@ -10,8 +10,8 @@ use crate::logic::worker::Event;
 
 use super::link::{Answer, Link, Listener, Order};
 use super::source::SplitSource;
-use super::spawn;
 use super::worker::{Input, Setup, inputs, run};
+use super::{guarded, spawn};
 
 /// Starts a worker with `threads` map threads in this process. It reads splits where they lie, through `source`.
 ///
@@ -54,8 +54,9 @@ pub fn start_local<J: Job>(
             let _ = to_worker.send(Input::End);
         });
         let told = tell.clone();
-        if let Err(error) = translated.and_then(|_| run(setup, sender, &inbox, tell)) {
-            told(Answer::Closed { cause: format!("cannot start a thread: {error}") });
+        let ran = guarded(|| translated.and_then(|_| run(setup, sender, &inbox, tell)));
+        if let Err(cause) = ran.and_then(|ran| ran.map_err(|error| error.to_string())) {
+            told(Answer::Closed { cause });
         }
     })?;
     Ok(Link {

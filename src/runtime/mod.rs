@@ -6,6 +6,8 @@ pub(crate) mod engine;
 pub mod greet;
 pub mod link;
 pub mod local;
+#[cfg(test)]
+mod memory;
 pub mod report;
 pub(crate) mod results;
 pub mod serve;
@@ -21,9 +23,13 @@ pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
         let message = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let message = message.or_else(|| payload.downcast_ref::<String>().cloned());
-        format!("the job panicked: {}", message.unwrap_or_else(|| "without a message".to_owned()))
+        let message = message.unwrap_or_else(|| "without a message".to_owned());
+        format!("the job panicked: {}", message.chars().take(MAX_PANIC_CHARS).collect::<String>())
     })
 }
+
+/// Of a panic's message, so much is told: it may quote a whole record, and then would not fit a control message.
+const MAX_PANIC_CHARS: usize = 1000;
 
 /// Starts a named thread.
 pub(crate) fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {

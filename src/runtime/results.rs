@@ -5,6 +5,7 @@ use std::ops::Range;
 use crossbeam_channel::Receiver;
 
 use crate::job::{Job, Value};
+use crate::logic::ids::WorkerId;
 use crate::logic::merge::{Cursor, merge};
 use crate::logic::table::Table;
 use crate::wire::entries::{self, Decoder};
@@ -88,8 +89,9 @@ pub(crate) enum Broken {
     /// The job is over for another reason, or the link is.
     #[error("a stream of results ended early")]
     Ended,
-    #[error(transparent)]
-    Malformed(#[from] entries::Malformed),
+    /// A worker sent what it should not have.
+    #[error("{cause}")]
+    Malformed { worker: WorkerId, cause: String },
     #[error(transparent)]
     Output(#[from] std::io::Error),
 }
@@ -134,12 +136,23 @@ pub(crate) enum Piece {
     End,
 }
 
+/// The result of one worker, as it comes.
+pub(crate) struct Pieces {
+    pub worker: WorkerId,
+    /// Entries that the worker has announced.
+    pub entries: u64,
+    pub arriving: Receiver<Piece>,
+}
+
 /// A place in a stream of results that is still arriving.
 pub(crate) struct StreamCursor<V> {
-    pieces: Receiver<Piece>,
+    pieces: Pieces,
+    /// Entries that are still to come.
+    left: u64,
     /// Called for each batch that is read to its end.
     consumed: Box<dyn Fn() + Send>,
-    batch: Vec<u8>,
+    /// What is read of; `None` before the first batch.
+    batch: Option<Vec<u8>>,
     at: usize,
     head: Option<(Range<usize>, V)>,
 }
@@ -149,10 +162,35 @@ impl<V: Value> StreamCursor<V> {
     ///
     /// # Errors
     /// If the stream breaks before it.
-    pub(crate) fn open(pieces: Receiver<Piece>, consumed: Box<dyn Fn() + Send>) -> Result<Self, Broken> {
-        let mut cursor = Self { pieces, consumed, batch: Vec::new(), at: 0, head: None };
+    pub(crate) fn open(pieces: Pieces, consumed: Box<dyn Fn() + Send>) -> Result<Self, Broken> {
+        let left = pieces.entries;
+        let mut cursor = Self { pieces, left, consumed, batch: None, at: 0, head: None };
         cursor.advance()?;
         Ok(cursor)
+    }
+
+    fn malformed(&self, cause: String) -> Broken {
+        Broken::Malformed { worker: self.pieces.worker, cause }
+    }
+
+    /// Waits for a batch that is not read yet; `false` at the end.
+    fn refill(&mut self) -> Result<bool, Broken> {
+        while self.batch.as_ref().is_none_or(|batch| self.at == batch.len()) {
+            if self.batch.take().is_some() {
+                (self.consumed)();
+            }
+            self.at = 0;
+            match self.pieces.arriving.recv() {
+                Ok(Piece::Batch(batch)) => self.batch = Some(batch),
+                Ok(Piece::End) if self.left == 0 => return Ok(false),
+                Ok(Piece::End) => {
+                    let cause = format!("its result ended {} entries before its end", self.left);
+                    return Err(self.malformed(cause));
+                }
+                Err(_) => return Err(Broken::Ended),
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -162,30 +200,25 @@ impl<V: Value> Cursor for StreamCursor<V> {
 
     fn head(&self) -> Option<(&[u8], &V)> {
         let (key, value) = self.head.as_ref()?;
-        Some((&self.batch[key.clone()], value))
+        Some((self.batch.as_ref()?.get(key.clone())?, value))
     }
 
     fn advance(&mut self) -> Result<(), Broken> {
-        while self.at == self.batch.len() {
-            if !self.batch.is_empty() {
-                (self.consumed)();
-            }
-            self.head = None;
-            self.at = 0;
-            self.batch = match self.pieces.recv() {
-                Ok(Piece::Batch(batch)) => batch,
-                Ok(Piece::End) => {
-                    self.batch = Vec::new();
-                    return Ok(());
-                }
-                Err(_) => return Err(Broken::Ended),
-            };
+        self.head = None;
+        if !self.refill()? {
+            return Ok(());
         }
-        let mut decoder = Decoder::<V>::new(&self.batch[self.at..]);
+        let unread = self.batch.as_deref().unwrap_or_default().get(self.at..).unwrap_or_default();
+        let mut decoder = Decoder::<V>::new(unread);
         let Some(entry) = decoder.next_range() else { return Ok(()) };
-        let (key, value) = entry?;
+        let (key, value) = entry.map_err(|error| self.malformed(error.to_string()))?;
+        let read = decoder.offset();
+        let Some(left) = self.left.checked_sub(1) else {
+            return Err(self.malformed("its result has more entries than it announced".to_owned()));
+        };
+        self.left = left;
         self.head = Some((self.at + key.start..self.at + key.end, value));
-        self.at += decoder.offset();
+        self.at += read;
         Ok(())
     }
 }
@@ -212,5 +245,122 @@ impl<V: Value> Cursor for ResultCursor<V> {
             Self::Sorted(cursor) => cursor.advance(),
             Self::Stream(cursor) => cursor.advance(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use crossbeam_channel::{Sender, unbounded};
+
+    use super::*;
+    use crate::jobs::word_count::{Params, WordCount};
+
+    fn job() -> WordCount {
+        WordCount::new(Params::default()).expect("the parameters are good")
+    }
+
+    fn sorted(entries: &[(&str, u64)], top: Option<u64>) -> Sorted<u64> {
+        let mut table = Table::new();
+        for (hash, (key, count)) in entries.iter().enumerate() {
+            table.fold(hash as u64, key.as_bytes(), *count, |into, other| *into += other);
+        }
+        Sorted::new(&job(), table, top)
+    }
+
+    fn sent(partitions: Vec<Sorted<u64>>, top: Option<u64>) -> Vec<Vec<u8>> {
+        let mut batches = Vec::new();
+        send_sorted(&job(), partitions, top, |batch| {
+            batches.push(batch);
+            true
+        })
+        .expect("somebody wants it");
+        batches
+    }
+
+    /// A stream of a worker that has announced `entries`, where to put its pieces, and how many were consumed.
+    fn stream(entries: u64) -> (Sender<Piece>, Pieces, Arc<AtomicUsize>) {
+        let (to_merge, arriving) = unbounded();
+        (to_merge, Pieces { worker: WorkerId(3), entries, arriving }, Arc::default())
+    }
+
+    /// Reads a stream of `pieces` to its end; its words, and the batches for which credit was given.
+    fn read(entries: u64, pieces: Vec<Piece>) -> Result<(Vec<String>, usize), Broken> {
+        let (to_merge, pieces_of_worker, consumed) = stream(entries);
+        pieces.into_iter().for_each(|piece| to_merge.send(piece).expect("the stream is there"));
+        drop(to_merge);
+        let counted = consumed.clone();
+        let count = Box::new(move || _ = counted.fetch_add(1, Ordering::Relaxed));
+        let mut cursor = StreamCursor::<u64>::open(pieces_of_worker, count)?;
+        let mut words = Vec::new();
+        while let Some((key, count)) = cursor.head() {
+            words.push(format!("{}={count}", String::from_utf8_lossy(key)));
+            cursor.advance()?;
+        }
+        Ok((words, consumed.load(Ordering::Relaxed)))
+    }
+
+    fn batch(entries: &[(&str, u64)]) -> Piece {
+        let mut bytes = Vec::new();
+        entries.iter().for_each(|(key, count)| entries::encode(key.as_bytes(), count, &mut bytes));
+        Piece::Batch(bytes)
+    }
+
+    #[test]
+    fn the_top_of_many_equals_is_that_of_the_whole_order() {
+        let equals: Vec<(String, u64)> =
+            (0..100).map(|n| (format!("w{:02}", n * 37 % 100), 1 + n % 2)).collect();
+        let equals: Vec<(&str, u64)> = equals.iter().map(|(key, count)| (key.as_str(), *count)).collect();
+        let whole = sent(vec![sorted(&equals, None)], None).concat();
+        for top in [0, 1, 49, 50, 51, 99, 100, 1000] {
+            let head = sent(vec![sorted(&equals, Some(top))], Some(top)).concat();
+            assert!(whole.starts_with(&head), "top {top}");
+            assert_eq!(Decoder::<u64>::new(&head).count() as u64, top.min(100));
+        }
+        // Of several partitions, each keeps as many as may be wanted of all.
+        let (left, right) = equals.split_at(30);
+        let halves = vec![sorted(left, Some(60)), sorted(right, Some(60))];
+        assert!(whole.starts_with(&sent(halves, Some(60)).concat()));
+    }
+
+    #[test]
+    fn a_result_is_sent_in_batches_until_nobody_wants_it() {
+        let keys: Vec<String> = (0..40_000).map(|n| format!("{n:040}")).collect();
+        let entries: Vec<(&str, u64)> = keys.iter().map(|key| (key.as_str(), 1)).collect();
+        let batches = sent(vec![sorted(&entries, None)], None);
+        assert!(batches.len() > 3 && batches.iter().all(|batch| batch.len() < BATCH_BYTES + 100));
+        let mut wanted = 2;
+        let ended = send_sorted(&job(), vec![sorted(&entries, None)], None, |_| {
+            wanted -= 1;
+            wanted > 0
+        });
+        assert!(matches!(ended, Err(Broken::Ended)) && wanted == 0);
+    }
+
+    #[test]
+    fn credit_is_given_for_each_batch_once_it_is_read_also_for_an_empty_one() {
+        let pieces = vec![batch(&[("b", 2), ("a", 1)]), batch(&[]), batch(&[("c", 1)]), Piece::End];
+        let (words, consumed) = read(3, pieces).expect("a whole stream");
+        assert_eq!((words.join(" ").as_str(), consumed), ("b=2 a=1 c=1", 3));
+        assert_eq!(read(0, vec![Piece::End]).expect("a whole stream"), (Vec::new(), 0));
+    }
+
+    #[test]
+    fn a_stream_that_is_not_what_was_announced_accuses_its_worker() {
+        let accused = |broken: Result<_, Broken>, what: &str| {
+            let Err(Broken::Malformed { worker: WorkerId(3), cause }) = broken else { panic!("{broken:?}") };
+            assert!(cause.contains(what), "{cause}");
+        };
+        accused(read(3, vec![batch(&[("a", 1)]), Piece::End]), "2 entries before");
+        accused(read(1, vec![batch(&[("a", 1), ("b", 1)]), Piece::End]), "more entries");
+        accused(read(9, vec![Piece::Batch(vec![5, b'x'])]), "malformed");
+    }
+
+    #[test]
+    fn a_stream_without_an_end_is_no_whole_one() {
+        assert!(matches!(read(1, vec![batch(&[("a", 1)])]), Err(Broken::Ended)));
+        assert!(matches!(read(0, Vec::new()), Err(Broken::Ended)));
     }
 }

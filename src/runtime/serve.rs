@@ -2,30 +2,29 @@
 //!
 //! Invariant: whatever one connection sends ends that connection at most, never the process.
 
+mod job;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
-use std::io::{BufReader, Read, Write};
+use std::collections::hash_map;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::job::{Job, Value};
-use crate::logic::coordinator::window;
+use crate::job::Job;
 use crate::logic::ids::{Epoch, JobId, WorkerId};
 use crate::logic::worker::Event;
-use crate::wire::frame::{FrameError, Kind, MAX_PAYLOAD_BYTES, read_frame, write_frame};
-use crate::wire::message::{
-    Begin, FromWorker, Greeting, Hello, MAGIC, PROTOCOL, Role, ToWorker, Welcome, decode_message,
-    decode_split, read_message, write_message,
-};
+use crate::wire::frame::{FrameError, MAX_HELLO_BYTES};
+use crate::wire::message::{Greeting, Hello, MAGIC, PROTOCOL, Role, Welcome, read_message, write_message};
 
-use super::engine::SplitData;
-use super::greet::PROGRAM;
-use super::link::{Answer, BEAT_INTERVAL, Connection, Control, Listen, Network, READ_BUFFER_BYTES};
-use super::shuffle::{Inbox, Peers, receive_stream};
+use super::greet::{PROGRAM, Until};
+use super::link::{Connection, Listen, Network};
+use super::shuffle::{Inbox, receive_stream};
 use super::spawn;
-use super::worker::{Input, Setup, Tell, inputs, run};
+use job::serve_client;
 
 /// What a worker is told when it is started.
 pub struct WorkerOptions {
@@ -49,8 +48,9 @@ pub type Log = Box<dyn Fn(&str) + Send + Sync>;
 /// How long a stranger may take to say who it is.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connections at a time: several clients with all their peers, and far from the limit of open files.
-const MAX_CONNECTIONS: usize = 1000;
+/// Connections at a time: several clients with all their peers. With as many streams to other workers, that is still
+/// below the usual limit of 1024 open files.
+const MAX_CONNECTIONS: usize = 500;
 
 struct Server {
     options: WorkerOptions,
@@ -59,6 +59,7 @@ struct Server {
     started: Instant,
     /// A lock: jobs begin and end, and peers look them up, on threads of their own.
     jobs: Mutex<HashMap<JobId, Entry>>,
+    /// When a job ran last. A lock, as for the jobs.
     last_job: Mutex<Instant>,
     connections: AtomicUsize,
     stopping: AtomicBool,
@@ -125,12 +126,8 @@ fn watch(server: &Server, stop: &Receiver<()>) {
             }
             Err(RecvTimeoutError::Timeout) => {}
         }
-        let mut last = server.last_job.lock().unwrap_or_else(PoisonError::into_inner);
-        if !server.jobs().is_empty() {
-            *last = Instant::now();
-        }
         if let Some(limit) = server.options.idle_timeout
-            && last.elapsed() >= limit
+            && server.idle() >= limit
         {
             (server.log)(&format!("ends after {} s without a job", limit.as_secs()));
             return;
@@ -141,6 +138,30 @@ fn watch(server: &Server, stop: &Receiver<()>) {
 impl Server {
     fn jobs(&self) -> MutexGuard<'_, HashMap<JobId, Entry>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the job known to peers.
+    fn enter(&self, job: JobId, entry: Entry) -> Result<(), String> {
+        match self.jobs().entry(job) {
+            hash_map::Entry::Occupied(_) => Err("a job of this id runs here already".to_owned()),
+            hash_map::Entry::Vacant(place) => {
+                place.insert(entry);
+                Ok(())
+            }
+        }
+    }
+
+    fn leave(&self, job: JobId) {
+        self.jobs().remove(&job);
+        *self.last_job.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Returns for how long there has been no job.
+    fn idle(&self) -> Duration {
+        match self.jobs().is_empty() {
+            true => self.last_job.lock().unwrap_or_else(PoisonError::into_inner).elapsed(),
+            false => Duration::ZERO,
+        }
     }
 
     fn welcome<J: Job>(&self) -> Welcome {
@@ -203,7 +224,8 @@ fn start_conversation<J: Job>(server: &Arc<Server>, connection: Connection) {
 fn converse<J: Job>(server: &Arc<Server>, mut connection: Connection) -> Result<(), String> {
     let text = |error: FrameError| error.to_string();
     connection.control.set_deadline(GREETING_TIMEOUT).map_err(|error| error.to_string())?;
-    let hello: Hello = read_message(&mut connection.reader).map_err(text)?;
+    let mut reader = Until::within(GREETING_TIMEOUT, &mut connection);
+    let hello: Hello = read_message(&mut reader, MAX_HELLO_BYTES).map_err(text)?;
     let refuse = |connection: &mut Connection, reason: String| {
         let refused = Greeting::Refused { reason: reason.clone(), program: PROGRAM.to_owned() };
         let _ = write_message(&mut connection.writer, &refused);
@@ -241,155 +263,4 @@ fn serve_peer(entry: &Entry, connection: Connection, epoch: Epoch, source: Worke
         Err(cause) => Event::StreamFailed { epoch, peer: source, cause: cause.clone() },
     });
     received
-}
-
-/// Runs the job that the client brings, until it ends or the client is gone.
-fn serve_client<J: Job>(server: &Arc<Server>, connection: Connection) -> Result<(), String> {
-    let Connection { mut reader, writer, control, peer } = connection;
-    let begin = match read_message(&mut reader).map_err(|error| error.to_string())? {
-        ToWorker::Begin(begin) => begin,
-        other => return Err(format!("a job was to begin, not {other:?}")),
-    };
-    let (answers, outgoing) = unbounded();
-    let tell: Tell<J::Value> = Arc::new(move |answer| answers.send(answer).is_ok());
-    let closer = control.clone();
-    let written =
-        spawn(format!("mr:write:{peer}"), move || write_answers(writer, &outgoing, closer.as_ref()))
-            .map_err(|error| error.to_string())?;
-    let timeout = Duration::from_millis(begin.timeout_ms).max(BEAT_INTERVAL * 2);
-    control.set_deadline(timeout).map_err(|error| error.to_string())?;
-    let ended = make_job::<J>(&begin).and_then(|job| {
-        (server.log)(&format!("{peer}: job {} ({}) begins", begin.job, begin.name));
-        run_job(server, &begin, timeout, job, reader, tell.clone())
-    });
-    if let Err(cause) = &ended {
-        tell(Answer::Message(FromWorker::Failed { cause: cause.clone() }));
-    }
-    // The writer ends once it has written all that it was told.
-    drop(tell);
-    let _ = written.join();
-    let how = ended.as_ref().map_or_else(String::as_str, |()| "ended by the client");
-    (server.log)(&format!("{peer}: job {}: {how}", begin.job));
-    Ok(())
-}
-
-fn make_job<J: Job>(begin: &Begin) -> Result<J, String> {
-    if begin.name != J::NAME {
-        return Err(format!("this worker does not know the job {:?}, only {:?}", begin.name, J::NAME));
-    }
-    let params =
-        serde_json::from_str(&begin.params).map_err(|error| format!("the job's parameters: {error}"))?;
-    super::guarded(|| J::new(params)).and_then(|made| made)
-}
-
-/// Runs the loop of one job on a thread of its own, and feeds it from the client's connection.
-fn run_job<J: Job>(
-    server: &Arc<Server>,
-    begin: &Begin,
-    timeout: Duration,
-    job: J,
-    reader: Box<dyn Read + Send>,
-    tell: Tell<J::Value>,
-) -> Result<(), String> {
-    let inbox = Arc::new(Inbox::default());
-    let (sender, received) = inputs::<J::Value>();
-    let to_loop = sender.clone();
-    let happened: Arc<dyn Fn(Event) + Send + Sync> = Arc::new(move |event| {
-        let _ = to_loop.send(Input::Happened(event));
-    });
-    if server.jobs().contains_key(&begin.job) {
-        return Err("a job of this id runs here already".into());
-    }
-    server.jobs().insert(begin.job, Entry { inbox: inbox.clone(), happened, timeout });
-    let threads = server.options.threads;
-    let setup = Setup {
-        job: Arc::new(job),
-        seed: begin.seed,
-        me: begin.worker,
-        threads,
-        window: window(threads as u32),
-        memory: server.options.memory,
-        peers: Some(Peers {
-            network: server.network.clone(),
-            key: server.options.key.clone().unwrap_or_default(),
-            job: begin.job,
-            me: begin.worker,
-            timeout,
-            open: Mutex::default(),
-        }),
-        inbox,
-    };
-    let inputs = sender.clone();
-    let told = tell.clone();
-    let ran = spawn(format!("mr:job:{}", begin.job), move || {
-        if let Err(error) = run(setup, inputs, &received, tell) {
-            let cause = format!("cannot start a thread: {error}");
-            told(Answer::Message(FromWorker::Failed { cause }));
-        }
-    })
-    .map_err(|error| error.to_string());
-    let read = ran.and_then(|ran| {
-        let read = read_orders(reader, &sender);
-        let _ = sender.send(Input::End);
-        // The loop ends at once; the threads that it started give up their tables when they notice.
-        let _ = ran.join();
-        read
-    });
-    server.jobs().remove(&begin.job);
-    read
-}
-
-/// Feeds the loop with what the client sends, until it ends the job.
-fn read_orders<V: Value>(reader: Box<dyn Read + Send>, inputs: &Sender<Input<V>>) -> Result<(), String> {
-    let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
-    loop {
-        let mut payload = Vec::new();
-        let kind = read_frame(&mut reader, &mut payload, MAX_PAYLOAD_BYTES);
-        let input = match kind.map_err(|error| format!("the client is gone: {error}"))? {
-            None => return Ok(()),
-            Some(Kind::Split) => {
-                let (split, _) = decode_split(&payload).map_err(|error| error.to_string())?;
-                Input::Split(split, SplitData::Received(payload))
-            }
-            Some(Kind::Control) => match decode_message(&payload).map_err(|error| error.to_string())? {
-                ToWorker::Beat => continue,
-                ToWorker::Shuffle { epoch, routes } => Input::Shuffle { epoch, routes },
-                ToWorker::Reduce { epoch, top } => Input::Happened(Event::Reduce { epoch, top }),
-                ToWorker::Fetch { epoch, credit } => Input::Happened(Event::Fetch { epoch, credit }),
-                ToWorker::Credit { batches } => Input::Happened(Event::Credit { batches }),
-                ToWorker::Begin(_) => return Err("a job began within another".into()),
-            },
-            Some(other) => return Err(FrameError::Unexpected(other).to_string()),
-        };
-        if inputs.send(input).is_err() {
-            return Err("the job ended here".into());
-        }
-    }
-}
-
-/// Writes answers, and beats while there are none, until the job is over or the client is gone.
-fn write_answers<V: Value>(
-    mut writer: Box<dyn Write + Send>,
-    outgoing: &Receiver<Answer<V>>,
-    control: &dyn Control,
-) {
-    loop {
-        let written = match outgoing.recv_timeout(BEAT_INTERVAL) {
-            Ok(Answer::Message(message)) => write_message(&mut writer, &message),
-            Ok(Answer::Results(batch)) => {
-                write_frame(&mut writer, Kind::Results, &[&batch]).map_err(FrameError::from)
-            }
-            Ok(Answer::Sorted(_) | Answer::Unread { .. } | Answer::Closed { .. }) => Ok(()),
-            Err(RecvTimeoutError::Timeout) => write_message(&mut writer, &FromWorker::Beat),
-            Err(RecvTimeoutError::Disconnected) => {
-                let _ = write_frame(&mut writer, Kind::End, &[]);
-                control.close();
-                return;
-            }
-        };
-        if written.is_err() {
-            control.close();
-            return;
-        }
-    }
 }

@@ -5,10 +5,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::{BufReader, Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Builder;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::job::Job;
 use crate::logic::ids::{Epoch, JobId, WorkerId};
@@ -20,7 +22,8 @@ use crate::wire::message::{BATCH_HEADER_BYTES, Role, Routes, decode_batch};
 
 use super::engine::{Work, combine, group, on_all_threads};
 use super::greet::greet;
-use super::link::{Connection, Control, Network, READ_BUFFER_BYTES};
+use super::guarded;
+use super::link::{BEAT_INTERVAL, Connection, Control, Network, READ_BUFFER_BYTES};
 use super::results::BATCH_BYTES;
 
 /// Batches that may wait for one peer's stream before those who fill it wait.
@@ -37,17 +40,43 @@ pub(crate) struct Peers {
     pub me: WorkerId,
     /// Bound on every wait for a peer.
     pub timeout: Duration,
-    /// The open streams, closed when the job ends. A lock: they are opened on threads of their own.
-    pub open: Mutex<Vec<Arc<dyn Control>>>,
+    /// A lock: streams are opened on threads of their own.
+    pub open: Mutex<OpenStreams>,
+}
+
+/// The streams to peers, kept until the job ends.
+#[derive(Default)]
+pub(crate) struct OpenStreams {
+    controls: Vec<Arc<dyn Control>>,
+    /// Whether the job has ended: what is opened after that is closed at once.
+    closed: bool,
 }
 
 impl Peers {
-    /// Wakes up everyone who waits for a peer.
+    /// Wakes up everyone who waits for a peer, or will.
     pub(crate) fn close(&self) {
-        for control in self.open.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.closed = true;
+        for control in open.controls.drain(..) {
             control.close();
         }
     }
+
+    fn keep(&self, control: &Arc<dyn Control>) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.closed {
+            control.close();
+        } else {
+            open.controls.push(control.clone());
+        }
+    }
+}
+
+/// What a peer's stream is to send.
+enum Filled {
+    Batch(Vec<u8>),
+    /// There is no more. A stream that is left without this one is given up.
+    End,
 }
 
 /// What sending gave: the worker's own part and the bytes that went to others.
@@ -63,6 +92,9 @@ pub(crate) enum SendError {
 }
 
 /// Sends the entries of every partition to its owner, all peers at once, and keeps the worker's own.
+///
+/// # Errors
+/// If a peer does not take its part; or if the parts cannot be made: then no stream comes to a proper end.
 pub(crate) fn send_all<J: Job>(
     work: &Work<J>,
     tables: &Arc<Vec<Table<J::Value>>>,
@@ -71,44 +103,43 @@ pub(crate) fn send_all<J: Job>(
     peers: Option<&Peers>,
     me: WorkerId,
 ) -> Result<Sent<J::Value>, SendError> {
-    let grouped = group(tables, routes.n_partitions()).map_err(SendError::Own)?;
+    let grouped = group(work, tables, routes.n_partitions()).map_err(SendError::Own)?;
     let own = Mutex::new(HashMap::new());
     let others = routes.workers.iter().filter(|(worker, _)| *worker != me);
     let (failures, failed) = bounded(routes.workers.len());
-    let mut bytes = 0;
-    let mut combined = Ok(());
-    std::thread::scope(|scope| {
+    let bytes = AtomicU64::new(0);
+    let filled = std::thread::scope(|scope| {
         let mut streams = HashMap::new();
-        let mut threads = Vec::new();
         for (worker, address) in others {
             let (batches, queue) = bounded(QUEUE_BATCHES);
             streams.insert(*worker, batches);
-            let failures = failures.clone();
-            threads.push(scope.spawn(move || {
+            let (failures, bytes) = (failures.clone(), &bytes);
+            let send = move || {
                 let sent = match peers {
-                    Some(peers) => send_stream(peers, address, epoch, &queue),
+                    Some(peers) => guarded(|| send_stream(peers, address, epoch, &queue, bytes)).flatten(),
                     None => Err("this worker has no network".to_owned()),
                 };
-                sent.unwrap_or_else(|cause| {
+                if let Err(cause) = sent {
                     // Room for one failure of each peer.
                     let _ = failures.try_send(SendError::Peer { peer: *worker, cause });
-                    0
-                })
-            }));
+                }
+            };
+            let started = Builder::new().name(format!("mr:send:{address}")).spawn_scoped(scope, send);
+            started.map_err(|error| format!("cannot start a thread: {error}"))?;
         }
-        combined = fill_streams(work, tables, &grouped, routes, me, &streams, &own);
-        if let (Err(_), Some(peers)) = (&combined, peers) {
-            // What was sent is not all there is: the streams must not come to a proper end.
-            peers.close();
+        fill_streams(work, tables, &grouped, routes, me, &streams, &own)?;
+        for stream in streams.values() {
+            // A stream that broke says so itself.
+            let _ = stream.send(Filled::End);
         }
-        drop(streams);
-        bytes = threads.into_iter().map(|thread| thread.join().unwrap_or(0)).sum();
+        Ok(())
     });
     if let Ok(failure) = failed.try_recv() {
         return Err(failure);
     }
-    combined.map_err(SendError::Own)?;
-    Ok(Sent { own: own.into_inner().unwrap_or_else(PoisonError::into_inner), bytes })
+    filled.map_err(SendError::Own)?;
+    let own = own.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(Sent { own, bytes: bytes.into_inner() })
 }
 
 /// Combines each partition over the tables and puts it where it belongs.
@@ -118,7 +149,7 @@ fn fill_streams<J: Job>(
     grouped: &[ByPartition],
     routes: &Routes,
     me: WorkerId,
-    streams: &HashMap<WorkerId, Sender<Vec<u8>>>,
+    streams: &HashMap<WorkerId, Sender<Filled>>,
     own: &Mutex<HashMap<Partition, Table<J::Value>>>,
 ) -> Result<(), String> {
     let n = routes.owners.len();
@@ -132,7 +163,9 @@ fn fill_streams<J: Job>(
             None => {
                 own.lock().unwrap_or_else(PoisonError::into_inner).insert(partition, table);
             }
-            Some(stream) => encode_batches(partition, &table, |batch| stream.send(batch).is_ok()),
+            Some(stream) => {
+                encode_batches(partition, &table, |batch| stream.send(Filled::Batch(batch)).is_ok())
+            }
         }
         Ok(())
     })
@@ -161,42 +194,60 @@ fn encode_batches<V: crate::job::Value>(
 }
 
 /// Sends `batches` to the peer at `address` and waits until it has acknowledged every one and the end.
+///
+/// A stream that is given up stays open until the job ends: the client is to hear why from this worker, before the
+/// peer tells of a stream that broke.
 fn send_stream(
     peers: &Peers,
     address: &str,
     epoch: Epoch,
-    batches: &Receiver<Vec<u8>>,
-) -> Result<u64, String> {
+    batches: &Receiver<Filled>,
+    bytes: &AtomicU64,
+) -> Result<(), String> {
     let mut connection = peers.network.connect(address, peers.timeout).map_err(|error| error.to_string())?;
-    peers.open.lock().unwrap_or_else(PoisonError::into_inner).push(connection.control.clone());
+    peers.keep(&connection.control);
     let role = Role::Peer { job: peers.job, epoch, source: peers.me };
     greet(&mut connection, &peers.key, role, peers.timeout).map_err(|error| error.to_string())?;
-    let stream = || -> Result<u64, FrameError> {
-        let mut acknowledgement = Vec::new();
-        let mut unacknowledged = 0;
-        let mut bytes = 0;
-        for batch in batches {
-            if unacknowledged == UNACKNOWLEDGED_BATCHES {
-                read_acknowledgement(&mut connection.reader, &mut acknowledgement)?;
-                unacknowledged -= 1;
-            }
-            bytes += batch.len() as u64;
-            write_frame(&mut connection.writer, Kind::Batch, &[&batch])?;
-            unacknowledged += 1;
-        }
-        write_frame(&mut connection.writer, Kind::End, &[])?;
-        // One more for the end itself.
-        for _ in 0..=unacknowledged {
-            read_acknowledgement(&mut connection.reader, &mut acknowledgement)?;
-        }
-        Ok(bytes)
-    }();
-    connection.control.close();
-    stream.map_err(|error| error.to_string())
+    if send_batches(&mut connection, batches, bytes).map_err(|error| error.to_string())? {
+        connection.control.close();
+    }
+    Ok(())
 }
 
-fn read_acknowledgement(reader: &mut dyn Read, payload: &mut Vec<u8>) -> Result<(), FrameError> {
-    match read_frame(&mut { reader }, payload, 0)? {
+/// Sends batches and, while there are none, beats: what is late because another peer is slow is not lost. `false` if
+/// the stream was given up.
+fn send_batches(
+    connection: &mut Connection,
+    batches: &Receiver<Filled>,
+    bytes: &AtomicU64,
+) -> Result<bool, FrameError> {
+    let mut unacknowledged = 0;
+    loop {
+        match batches.recv_timeout(BEAT_INTERVAL) {
+            Ok(Filled::Batch(batch)) => {
+                if unacknowledged == UNACKNOWLEDGED_BATCHES {
+                    read_acknowledgement(connection.reader.as_mut())?;
+                    unacknowledged -= 1;
+                }
+                write_frame(&mut connection.writer, Kind::Batch, &[&batch])?;
+                bytes.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                unacknowledged += 1;
+            }
+            Ok(Filled::End) => break,
+            Err(RecvTimeoutError::Timeout) => write_frame(&mut connection.writer, Kind::Beat, &[])?,
+            Err(RecvTimeoutError::Disconnected) => return Ok(false),
+        }
+    }
+    write_frame(&mut connection.writer, Kind::End, &[])?;
+    // One more for the end itself.
+    for _ in 0..=unacknowledged {
+        read_acknowledgement(connection.reader.as_mut())?;
+    }
+    Ok(true)
+}
+
+fn read_acknowledgement(mut reader: &mut (dyn Read + Send)) -> Result<(), FrameError> {
+    match read_frame(&mut reader, &mut Vec::new(), 0)? {
         Some(Kind::Ack) => Ok(()),
         Some(other) => Err(FrameError::Unexpected(other)),
         None => Err(FrameError::Torn),
@@ -217,8 +268,8 @@ struct InboxState {
     partitions: HashMap<Partition, Vec<Vec<u8>>>,
 }
 
-/// The stream belongs to an epoch that is over, or its source has one already.
-#[derive(Debug, thiserror::Error)]
+/// The stream belongs to an epoch that is over, its source has one already, or is none of the workers.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the stream is stale: {0}")]
 pub(crate) struct Stale(&'static str);
 
@@ -254,10 +305,24 @@ impl Inbox {
         Ok(())
     }
 
-    /// Takes out what arrived in `epoch`.
-    pub(crate) fn take(&self, epoch: Epoch) -> HashMap<Partition, Vec<Vec<u8>>> {
+    /// Takes out what arrived in `epoch`, in which each of `sources` has sent its stream.
+    ///
+    /// # Errors
+    /// If what is held is not that, nothing more and nothing less.
+    pub(crate) fn take(
+        &self,
+        epoch: Epoch,
+        sources: &BTreeSet<WorkerId>,
+    ) -> Result<HashMap<Partition, Vec<Vec<u8>>>, Stale> {
         let mut state = self.state();
-        if state.epoch == Some(epoch) { std::mem::take(&mut state.partitions) } else { HashMap::new() }
+        // Who is alone gets no stream, so no epoch either.
+        if state.epoch.is_some_and(|current| current != epoch) {
+            return Err(Stale("a newer epoch has begun"));
+        }
+        if state.sources != *sources {
+            return Err(Stale("its source is none of the workers"));
+        }
+        Ok(std::mem::take(&mut state.partitions))
     }
 }
 
@@ -269,7 +334,7 @@ pub(crate) fn receive_stream(connection: Connection, inbox: &Inbox, epoch: Epoch
     let Connection { reader, mut writer, .. } = connection;
     let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
     let acknowledge = |writer: &mut Box<dyn Write + Send>| {
-        write_frame(writer, Kind::Ack, &[]).map_err(|error| error.to_string())
+        write_frame(writer, Kind::Ack, &[]).map_err(|error| FrameError::from(error).to_string())
     };
     loop {
         let mut payload = Vec::new();
@@ -279,8 +344,159 @@ pub(crate) fn receive_stream(connection: Connection, inbox: &Inbox, epoch: Epoch
                 inbox.put(epoch, partition, payload).map_err(|error| error.to_string())?;
                 acknowledge(&mut writer)?;
             }
+            Some(Kind::Beat) => {}
             Some(other) => return Err(FrameError::Unexpected(other).to_string()),
             None => return acknowledge(&mut writer),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::unbounded;
+
+    use super::*;
+    use crate::runtime::memory::pair;
+
+    const EPOCH: Epoch = Epoch(2);
+    const SOURCE: WorkerId = WorkerId(1);
+
+    fn sources(ids: &[u32]) -> BTreeSet<WorkerId> {
+        ids.iter().copied().map(WorkerId).collect()
+    }
+
+    fn batch(partition: u32) -> Vec<u8> {
+        [&partition.to_le_bytes()[..], b"entries"].concat()
+    }
+
+    #[test]
+    fn an_inbox_takes_one_stream_a_source_and_epoch() {
+        let inbox = Inbox::default();
+        assert_eq!(inbox.open(EPOCH, SOURCE), Ok(()));
+        assert!(inbox.open(EPOCH, SOURCE).is_err(), "a second stream of one source");
+        assert_eq!(inbox.open(EPOCH, WorkerId(2)), Ok(()));
+        assert!(inbox.open(Epoch(1), WorkerId(3)).is_err(), "a stale epoch");
+        inbox.put(EPOCH, Partition(5), batch(5)).expect("it is of this epoch");
+        let taken = inbox.take(EPOCH, &sources(&[1, 2])).expect("all are there");
+        assert_eq!(taken, HashMap::from([(Partition(5), vec![batch(5)])]));
+    }
+
+    #[test]
+    fn a_newer_epoch_drops_what_is_held() {
+        let inbox = Inbox::default();
+        inbox.open(EPOCH, SOURCE).expect("the first stream");
+        inbox.put(EPOCH, Partition(0), batch(0)).expect("it is of this epoch");
+        inbox.open(Epoch(3), SOURCE).expect("a newer epoch");
+        assert!(inbox.put(EPOCH, Partition(0), batch(0)).is_err());
+        assert!(
+            inbox.take(EPOCH, &sources(&[1])).is_err(),
+            "nothing is folded in the place of what was dropped"
+        );
+        assert_eq!(inbox.take(Epoch(3), &sources(&[1])), Ok(HashMap::new()));
+    }
+
+    #[test]
+    fn nothing_is_taken_unless_each_worker_and_nobody_else_has_sent() {
+        let inbox = Inbox::default();
+        assert_eq!(inbox.take(EPOCH, &sources(&[])), Ok(HashMap::new()), "who is alone gets no stream");
+        inbox.open(EPOCH, SOURCE).expect("the first stream");
+        assert!(inbox.take(EPOCH, &sources(&[])).is_err());
+        assert!(inbox.take(EPOCH, &sources(&[1, 2])).is_err());
+    }
+
+    /// Receives what `send` sends: how it ended, and what is in the inbox.
+    fn receive(send: impl FnOnce(Connection) + Send) -> (Result<(), String>, usize) {
+        let [sender, receiver] = pair();
+        let inbox = Inbox::default();
+        inbox.open(EPOCH, SOURCE).expect("the first stream");
+        let received = std::thread::scope(|scope| {
+            scope.spawn(move || send(sender));
+            receive_stream(receiver, &inbox, EPOCH)
+        });
+        let held = inbox.take(EPOCH, &sources(&[1])).expect("it is of this epoch");
+        (received, held.values().map(Vec::len).sum())
+    }
+
+    #[test]
+    fn a_stream_is_whole_only_with_its_end() {
+        let send = |frames: &'static [(Kind, &'static [u8])]| {
+            move |mut connection: Connection| {
+                for (kind, payload) in frames {
+                    let _ = write_frame(&mut connection.writer, *kind, &[payload]);
+                }
+                // Until the receiver has ended.
+                let _ = connection.reader.read_to_end(&mut Vec::new());
+            }
+        };
+        let whole = send(&[
+            (Kind::Batch, b"\0\0\0\0"),
+            (Kind::Beat, b""),
+            (Kind::Batch, b"\x01\0\0\0"),
+            (Kind::End, b""),
+        ]);
+        assert_eq!(receive(whole), (Ok(()), 2));
+        let torn = receive(|mut connection| {
+            let _ = write_frame(&mut connection.writer, Kind::Batch, &[b"\0\0\0\0"]);
+        });
+        assert!(torn.0.is_err_and(|cause| cause.contains("middle of a conversation")));
+        assert!(receive(send(&[(Kind::Batch, b"\0\0")])).0.is_err(), "a batch without its partition");
+        assert!(receive(send(&[(Kind::Results, b"")])).0.is_err(), "another kind of frame");
+    }
+
+    #[test]
+    fn who_has_nothing_to_send_beats_and_a_stream_that_is_given_up_does_not_end() {
+        let [mut sender, mut receiver] = pair();
+        let (batches, queue) = bounded(QUEUE_BATCHES);
+        let sending = std::thread::spawn(move || {
+            let given_up = send_batches(&mut sender, &queue, &AtomicU64::new(0));
+            (given_up, sender)
+        });
+        let mut payload = Vec::new();
+        let beat = read_frame(&mut receiver.reader, &mut payload, MAX_PAYLOAD_BYTES);
+        assert!(matches!(beat, Ok(Some(Kind::Beat))), "{beat:?}");
+        drop(batches);
+        let (given_up, sender) = sending.join().expect("no panic");
+        assert!(matches!(given_up, Ok(false)));
+        receiver.control.set_deadline(Duration::from_millis(50)).expect("it is open");
+        let nothing = read_frame(&mut receiver.reader, &mut payload, MAX_PAYLOAD_BYTES);
+        assert!(matches!(nothing, Err(FrameError::Silent)), "{nothing:?}");
+        drop(sender);
+    }
+
+    #[test]
+    fn no_more_is_on_its_way_than_may_be_and_all_is_acknowledged() {
+        let [mut sender, receiver] = pair();
+        let inbox = Inbox::default();
+        inbox.open(EPOCH, SOURCE).expect("the first stream");
+        let (batches, queue) = unbounded();
+        for partition in 0..100 {
+            batches.send(Filled::Batch(batch(partition))).expect("it is open");
+        }
+        batches.send(Filled::End).expect("it is open");
+        let bytes = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            let receiving = scope.spawn(|| receive_stream(receiver, &inbox, EPOCH));
+            assert!(matches!(send_batches(&mut sender, &queue, &bytes), Ok(true)));
+            assert_eq!(receiving.join().expect("no panic"), Ok(()));
+        });
+        assert_eq!(bytes.into_inner(), 100 * batch(0).len() as u64);
+        assert_eq!(inbox.take(EPOCH, &sources(&[1])).expect("it is whole").len(), 100);
+    }
+
+    #[test]
+    fn a_stream_that_opens_after_the_end_of_the_job_is_closed() {
+        let door = crate::runtime::memory::Door::new();
+        let peers = Peers {
+            network: Arc::new(door),
+            key: String::new(),
+            job: JobId(1),
+            me: WorkerId(0),
+            timeout: Duration::from_secs(20),
+            open: Mutex::default(),
+        };
+        peers.close();
+        let (_batches, queue) = bounded(1);
+        let sent = send_stream(&peers, "anywhere", EPOCH, &queue, &AtomicU64::new(0));
+        assert!(sent.is_err(), "it waits for nobody");
     }
 }

@@ -1,6 +1,6 @@
 //! Worker: one loop around the worker's state machine: take an input, ask the machine, perform its commands.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,7 +17,7 @@ use super::engine::{Executed, Incoming, Mappers, SplitData, Work, reduce};
 use super::link::Answer;
 use super::results::{Sorted, send_sorted};
 use super::shuffle::{Inbox, Peers, SendError, Sent, send_all};
-use super::spawn;
+use super::{guarded, spawn};
 
 /// What reaches the loop.
 pub(crate) enum Input<V> {
@@ -64,7 +64,7 @@ struct Runner<J: Job> {
     own: HashMap<Partition, Table<J::Value>>,
     sorted: Vec<Sorted<J::Value>>,
     top: Option<u64>,
-    credit: Option<Sender<()>>,
+    credit: Option<Sender<u32>>,
     tell: Tell<J::Value>,
     inputs: Sender<Input<J::Value>>,
 }
@@ -110,21 +110,36 @@ pub(crate) fn run<J: Job>(
         inputs,
     };
     (runner.tell)(Answer::Message(FromWorker::Begun));
-    for input in inbox {
-        let Some(event) = runner.take(input) else { break };
-        let commands = machine.handle(event);
-        if !commands.into_iter().all(|command| runner.perform(command)) {
-            break;
-        }
+    let gave_up = runner.serve(&mut machine, inbox);
+    let (work, peers) = (runner.work.clone(), runner.peers.clone());
+    work.cancelled.store(true, Ordering::Relaxed);
+    drop(runner);
+    if gave_up {
+        // The streams stay until the client, which has been told why, ends the job: a peer that saw them break might
+        // be heard before this worker.
+        inbox.iter().take_while(|input| !matches!(input, Input::End)).for_each(drop);
     }
-    runner.work.cancelled.store(true, Ordering::Relaxed);
-    if let Some(peers) = &runner.peers {
+    if let Some(peers) = peers {
         peers.close();
     }
     Ok(())
 }
 
+/// Credit for more batches than this counts as this: a client that asks for all at once gets it piece by piece.
+const MAX_CREDIT_BATCHES: u32 = 64;
+
 impl<J: Job> Runner<J> {
+    /// The loop. Returns whether this worker gave up before the client ended the job.
+    fn serve(&mut self, machine: &mut Worker, inbox: &Receiver<Input<J::Value>>) -> bool {
+        for input in inbox {
+            let Some(event) = self.take(input) else { return false };
+            if !machine.handle(event).into_iter().all(|command| self.perform(command)) {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Keeps what an input brings and returns the event that it is; `None` at the end.
     fn take(&mut self, input: Input<J::Value>) -> Option<Event> {
         Some(match input {
@@ -172,44 +187,44 @@ impl<J: Job> Runner<J> {
                 return false;
             }
         };
-        if let Err(error) = started {
-            let cause = format!("cannot start a thread: {error}");
+        if let Err(cause) = started {
             (self.tell)(Answer::Message(FromWorker::Failed { cause }));
             return false;
         }
         true
     }
 
-    fn send(&mut self, epoch: Epoch) -> std::io::Result<()> {
+    fn send(&mut self, epoch: Epoch) -> Result<(), String> {
         if let Some(mappers) = self.mappers.take() {
-            self.tables = Arc::new(mappers.finish());
+            self.tables = Arc::new(mappers.finish()?);
         }
         // Alone, there is nobody whose loss could ask for another shuffle: then the tables are handed on, not kept.
         let alone = self.routes.workers.len() == 1;
         let tables = if alone { std::mem::take(&mut self.tables) } else { self.tables.clone() };
         let (work, routes, me) = (self.work.clone(), self.routes.clone(), self.me);
         let (peers, inputs) = (self.peers.clone(), self.inputs.clone());
-        spawn("mr:shuffle".into(), move || {
-            let input = match hand_over(&routes, tables) {
+        start("mr:shuffle", move || {
+            let sent = guarded(|| match hand_over(&routes, tables) {
+                Ok(sent) => Ok(sent),
+                Err(tables) => send_all(&work, &tables, &routes, epoch, peers.as_deref(), me),
+            });
+            let input = match sent.unwrap_or_else(|cause| Err(SendError::Own(cause))) {
                 Ok(sent) => Input::Sent(epoch, sent),
-                Err(tables) => match send_all(&work, &tables, &routes, epoch, peers.as_deref(), me) {
-                    Ok(sent) => Input::Sent(epoch, sent),
-                    Err(SendError::Peer { peer, cause }) => {
-                        Input::Happened(Event::StreamFailed { epoch, peer, cause })
-                    }
-                    Err(SendError::Own(cause)) => {
-                        Input::Happened(Event::StreamFailed { epoch, peer: me, cause })
-                    }
-                },
+                Err(SendError::Peer { peer, cause }) => {
+                    Input::Happened(Event::StreamFailed { epoch, peer, cause })
+                }
+                Err(SendError::Own(cause)) => Input::Happened(Event::SendFailed { epoch, cause }),
             };
             let _ = inputs.send(input);
         })
-        .map(drop)
     }
 
-    fn reduce(&mut self, epoch: Epoch, top: Option<u64>) -> std::io::Result<()> {
+    fn reduce(&mut self, epoch: Epoch, top: Option<u64>) -> Result<(), String> {
         self.top = top;
-        let mut batches = self.streams.take(epoch);
+        let others =
+            self.routes.workers.iter().map(|(worker, _)| *worker).filter(|worker| *worker != self.me);
+        let sources: BTreeSet<WorkerId> = others.collect();
+        let mut batches = self.streams.take(epoch, &sources).map_err(|stale| stale.to_string())?;
         let mut own = std::mem::take(&mut self.own);
         let owned: Vec<Partition> = self.routes.owned_by(self.me).collect();
         let bytes = batches.values().flatten().map(|batch| batch.len() as u64).sum();
@@ -220,14 +235,12 @@ impl<J: Job> Runner<J> {
                 batches: batches.remove(partition).unwrap_or_default(),
             })
             .collect();
-        let stray = batches.keys().next().copied();
+        if let Some(stray) = batches.keys().next() {
+            return Err(format!("a peer sent partition {}, which is not here", stray.0));
+        }
         let (work, inputs) = (self.work.clone(), self.inputs.clone());
-        spawn("mr:reduce".into(), move || {
-            let result = match stray {
-                Some(partition) => Err(format!("a peer sent partition {}, which is not here", partition.0)),
-                None => reduce(&work, incoming, top),
-            };
-            let input = match result {
+        start("mr:reduce", move || {
+            let input = match guarded(|| reduce(&work, incoming, top)).flatten() {
                 Ok(sorted) => {
                     let distinct = sorted.iter().map(Sorted::distinct).sum();
                     let kept: u64 = sorted.iter().map(Sorted::len).sum();
@@ -238,24 +251,29 @@ impl<J: Job> Runner<J> {
             };
             let _ = inputs.send(input);
         })
-        .map(drop)
     }
 
-    fn fetch(&mut self, epoch: Epoch, credit: u32) -> std::io::Result<()> {
+    fn fetch(&mut self, epoch: Epoch, credit: u32) -> Result<(), String> {
         let sorted = std::mem::take(&mut self.sorted);
         if self.peers.is_none() {
             (self.tell)(Answer::Sorted(sorted));
             return Ok(());
         }
-        // Never full: the client bounds the credit by what it holds, and what it holds by its merge.
-        let (credits, granted) = unbounded();
+        // A number for each message of the client.
+        let (credits, granted) = unbounded::<u32>();
         self.credit = Some(credits);
         self.add_credit(credit);
         let (work, top, tell) = (self.work.clone(), self.top, self.tell.clone());
-        spawn("mr:results".into(), move || {
-            let sent = super::guarded(|| {
+        start("mr:results", move || {
+            let mut credit = 0;
+            let sent = guarded(|| {
                 send_sorted(work.job.as_ref(), sorted, top, |batch| {
-                    granted.recv().is_ok() && tell(Answer::Results(batch))
+                    while credit == 0 {
+                        let Ok(more) = granted.recv() else { return false };
+                        credit = more.min(MAX_CREDIT_BATCHES);
+                    }
+                    credit -= 1;
+                    tell(Answer::Results(batch))
                 })
             });
             match sent {
@@ -264,16 +282,18 @@ impl<J: Job> Runner<J> {
                 Err(cause) => tell(Answer::Message(FromWorker::Failed { cause })),
             };
         })
-        .map(drop)
     }
 
     fn add_credit(&self, batches: u32) {
         if let Some(credit) = &self.credit {
-            for _ in 0..batches {
-                let _ = credit.send(());
-            }
+            // When all is sent, nobody needs credit any more.
+            let _ = credit.send(batches);
         }
     }
+}
+
+fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    spawn(name.to_owned(), work).map(drop).map_err(|error| format!("cannot start a thread: {error}"))
 }
 
 /// Makes the only table of the only worker its only partition, by a move; or gives the tables back.

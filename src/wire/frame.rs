@@ -21,11 +21,18 @@ pub const MAX_RECORD_BYTES: usize = 256 << 20;
 /// Longest payload: a split, or a batch, of one record of the longest kind with room for the rest of the split.
 pub const MAX_PAYLOAD_BYTES: usize = MAX_RECORD_BYTES + (64 << 20);
 
-/// Longest payload before the greeting is over, and of any control message.
+/// Longest payload of a control message: the routes of a thousand workers.
 pub const MAX_CONTROL_BYTES: usize = 1 << 20;
+
+/// Longest first message of a connection: its sender may be anybody, and is not to fill our memory.
+pub const MAX_HELLO_BYTES: usize = 4 << 10;
 
 /// A payload is read in steps of this size, so that a length alone makes us allocate no more than that.
 const READ_STEP_BYTES: usize = 1 << 20;
+
+/// Parts of a payload up to this size are copied behind the header, so that a small frame is one write, hence one
+/// packet; what is larger is not worth the copy.
+const SMALL_PART_BYTES: usize = 16 << 10;
 
 /// What a payload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,13 +50,24 @@ pub enum Kind {
     Ack = 5,
     /// Nothing follows.
     End = 6,
+    /// The sender of a stream of batches lives, and has none ready.
+    Beat = 7,
 }
 
 impl Kind {
     fn of(byte: u8) -> Option<Self> {
-        [Self::Control, Self::Split, Self::Batch, Self::Results, Self::Ack, Self::End]
+        [Self::Control, Self::Split, Self::Batch, Self::Results, Self::Ack, Self::End, Self::Beat]
             .into_iter()
             .find(|&kind| kind as u8 == byte)
+    }
+
+    /// Returns the bytes of the longest payload of this kind.
+    fn max_bytes(self) -> usize {
+        match self {
+            Self::Split | Self::Batch | Self::Results => MAX_PAYLOAD_BYTES,
+            Self::Control => MAX_CONTROL_BYTES,
+            Self::Ack | Self::End | Self::Beat => 0,
+        }
     }
 }
 
@@ -96,17 +114,23 @@ pub fn write_frame(to: &mut impl Write, kind: Kind, parts: &[&[u8]]) -> io::Resu
             format!("a frame of {length} bytes is too long"),
         ));
     }
-    let mut header = [0u8; HEADER_BYTES];
-    header[..4].copy_from_slice(&(length as u32).to_le_bytes());
-    header[4] = kind as u8;
-    to.write_all(&header)?;
+    let mut small = vec![0; HEADER_BYTES];
+    small[..4].copy_from_slice(&(length as u32).to_le_bytes());
+    small[4] = kind as u8;
     for part in parts {
-        to.write_all(part)?;
+        if part.len() <= SMALL_PART_BYTES {
+            small.extend_from_slice(part);
+        } else {
+            to.write_all(&small)?;
+            small.clear();
+            to.write_all(part)?;
+        }
     }
-    Ok(())
+    to.write_all(&small)
 }
 
-/// Reads one frame into `payload`, of at most `limit` bytes; `None` once the peer has sent its end frame.
+/// Reads one frame into `payload`, of at most `limit` bytes or what its kind allows; `None` once the peer has sent its
+/// end frame.
 ///
 /// # Errors
 /// `TooLong` before any allocation; `Torn` if the stream stops inside a frame *or without an end frame*, so a dead
@@ -123,7 +147,8 @@ pub fn read_frame(
         return Err(FrameError::NotAFrame(header[4]));
     }
     let length = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
-    if length > limit.min(MAX_PAYLOAD_BYTES) {
+    let limit = limit.min(kind.max_bytes());
+    if length > limit {
         return Err(FrameError::TooLong { length, limit });
     }
     payload.clear();
@@ -162,6 +187,52 @@ mod tests {
             frames(&[1, 4, 0, 0, 1, 0, 0, 0]),
             Err(FrameError::TooLong { length: 1025, limit: 1024 })
         ));
+    }
+
+    #[test]
+    fn no_kind_is_longer_than_it_may_be() {
+        let length = |bytes: u32, kind: Kind| {
+            let mut header = bytes.to_le_bytes().to_vec();
+            header.extend([kind as u8, 0, 0, 0]);
+            read_frame(&mut header.as_slice(), &mut Vec::new(), usize::MAX)
+        };
+        for (kind, most) in [
+            (Kind::Control, MAX_CONTROL_BYTES),
+            (Kind::Split, MAX_PAYLOAD_BYTES),
+            (Kind::Ack, 0),
+            (Kind::End, 0),
+        ] {
+            let over = length(most as u32 + 1, kind);
+            assert!(
+                matches!(over, Err(FrameError::TooLong { limit, .. }) if limit == most),
+                "{kind:?}: {over:?}"
+            );
+            assert!(!matches!(length(most as u32, kind), Err(FrameError::TooLong { .. })), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_small_frame_is_one_write_and_a_large_part_is_not_copied() {
+        struct Writes(Vec<usize>);
+        impl Write for Writes {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.push(bytes.len());
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let large = vec![0; SMALL_PART_BYTES + 1];
+        for (parts, expected) in [
+            (vec![], vec![8]),
+            (vec![&b"id"[..], b"text"], vec![14]),
+            (vec![b"id", &large], vec![10, large.len()]),
+        ] {
+            let mut writes = Writes(Vec::new());
+            write_frame(&mut writes, Kind::Split, &parts).expect("it takes all");
+            assert_eq!(writes.0, expected);
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Control messages travel as JSON, so that a capture can be read; splits, batches and results are binary.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 
 use serde::de::DeserializeOwned;
@@ -18,8 +19,8 @@ pub const MAGIC: &str = "mapreduce";
 /// Version of everything in `wire`. Client and workers must have the same.
 pub const PROTOCOL: u32 = 1;
 
-/// The first message of every connection, from whoever made it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// The first message of every connection, from whoever made it. It bears a secret, so it has no `Debug`.
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Hello {
     pub magic: String,
     pub protocol: u32,
@@ -118,6 +119,24 @@ pub struct Routes {
 }
 
 impl Routes {
+    /// Checks that every partition has a place to go, so that no entry can get lost.
+    ///
+    /// # Errors
+    /// `Malformed` if there is no partition, a worker stands twice, or an owner is none of the workers.
+    pub fn check(&self) -> Result<(), FrameError> {
+        let workers: BTreeSet<WorkerId> = self.workers.iter().map(|(worker, _)| *worker).collect();
+        let wrong = if self.owners.is_empty() {
+            "have no partition"
+        } else if workers.len() < self.workers.len() {
+            "have a worker twice"
+        } else if !self.owners.iter().all(|owner| workers.contains(owner)) {
+            "give a partition to a worker that is not there"
+        } else {
+            return Ok(());
+        };
+        Err(FrameError::Malformed(format!("the routes {wrong}")))
+    }
+
     /// Returns the number of partitions.
     pub fn n_partitions(&self) -> u32 {
         self.owners.len() as u32
@@ -194,13 +213,13 @@ pub fn decode_message<M: DeserializeOwned>(payload: &[u8]) -> Result<M, FrameErr
     serde_json::from_slice(payload).map_err(|error| FrameError::Malformed(error.to_string()))
 }
 
-/// Reads a frame that must be a control message.
+/// Reads a frame that must be a control message, of at most `limit` bytes.
 ///
 /// # Errors
 /// As [`read_frame`]; `Unexpected` for another kind of frame, `Torn` for the end of the stream.
-pub fn read_message<M: DeserializeOwned>(from: &mut impl Read) -> Result<M, FrameError> {
+pub fn read_message<M: DeserializeOwned>(from: &mut impl Read, limit: usize) -> Result<M, FrameError> {
     let mut payload = Vec::new();
-    match read_frame(from, &mut payload, MAX_CONTROL_BYTES)? {
+    match read_frame(from, &mut payload, limit)? {
         Some(Kind::Control) => decode_message(&payload),
         Some(other) => Err(FrameError::Unexpected(other)),
         None => Err(FrameError::Torn),
@@ -233,4 +252,65 @@ pub fn decode_batch(payload: &[u8]) -> Result<(Partition, &[u8]), FrameError> {
         .split_first_chunk::<BATCH_HEADER_BYTES>()
         .ok_or_else(|| FrameError::Malformed("a batch without its partition".into()))?;
     Ok((Partition(u32::from_le_bytes(*partition)), entries))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes(workers: &[u32], owners: &[u32]) -> Routes {
+        Routes {
+            workers: workers.iter().map(|&id| (WorkerId(id), format!("127.0.0.1:{id}"))).collect(),
+            owners: owners.iter().copied().map(WorkerId).collect(),
+        }
+    }
+
+    #[test]
+    fn routes_lead_somewhere() {
+        assert!(routes(&[0, 3], &[3, 0, 3]).check().is_ok());
+        for (wrong, what) in [
+            (routes(&[0, 1], &[]), "no partition"),
+            (routes(&[], &[]), "no partition"),
+            (routes(&[0, 1, 0], &[0]), "twice"),
+            (routes(&[0, 1], &[0, 2]), "not there"),
+        ] {
+            let error = wrong.check().expect_err("it is wrong").to_string();
+            assert!(error.contains(what), "{error}");
+        }
+    }
+
+    #[test]
+    fn partitions_belong_to_their_owners() {
+        let routes = routes(&[0, 1], &[1, 0, 1]);
+        let owned = |id| routes.owned_by(WorkerId(id)).map(|partition| partition.0).collect::<Vec<_>>();
+        assert_eq!((owned(0), owned(1), owned(2)), (vec![1], vec![0, 2], vec![]));
+    }
+
+    #[test]
+    fn a_message_is_read_back_within_its_limit() {
+        let mut wire = Vec::new();
+        let sent = FromWorker::Failed { cause: "the disk is full".into() };
+        write_message(&mut wire, &sent).expect("a vector takes all");
+        assert_eq!(read_message::<FromWorker>(&mut wire.as_slice(), 100).expect("whole"), sent);
+        let short = read_message::<FromWorker>(&mut wire.as_slice(), 10);
+        assert!(matches!(short, Err(FrameError::TooLong { limit: 10, .. })));
+        let other = read_message::<Greeting>(&mut wire.as_slice(), 100);
+        assert!(matches!(other, Err(FrameError::Malformed(_))));
+    }
+
+    #[test]
+    fn too_much_for_a_message_is_not_sent() {
+        let cause = "x".repeat(MAX_CONTROL_BYTES);
+        let refused = write_message(&mut Vec::new(), &FromWorker::Failed { cause });
+        assert!(matches!(refused, Err(FrameError::TooLong { .. })));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn eats_any_bytes(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..64)) {
+            let _ = decode_message::<ToWorker>(&bytes);
+            assert_eq!(decode_split(&bytes).is_ok(), bytes.len() >= SPLIT_HEADER_BYTES);
+            assert_eq!(decode_batch(&bytes).is_ok(), bytes.len() >= BATCH_HEADER_BYTES);
+        }
+    }
 }

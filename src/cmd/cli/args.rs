@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::edge::output::Format;
+use crate::edge::site;
 use crate::job::Job;
 
 use super::completions::Shell;
@@ -77,7 +78,7 @@ pub struct Discover {
     pub wanted: usize,
 
     /// Where candidates are listed: the lab's page as JSON or HTML, or a text with one host a line
-    #[arg(long, value_name = "URL|FILE", default_value = LAB_PAGE, conflicts_with = "range")]
+    #[arg(long, value_name = "URL|FILE", default_value = site::DEFAULT_SOURCE, conflicts_with = "range")]
     pub from: String,
 
     /// Candidates by pattern, such as 'tp-1a201-[00-30]'
@@ -85,7 +86,7 @@ pub struct Discover {
     pub range: Option<String>,
 
     /// Name to log in with, recorded in the hosts file [default: as ~/.ssh/config says, else yours]
-    #[arg(long, value_name = "NAME", value_parser = values::plain_text)]
+    #[arg(long, value_name = "NAME", value_parser = values::user)]
     pub user: Option<String>,
 
     /// Added to names without a dot; '' for nothing
@@ -107,9 +108,6 @@ pub struct Discover {
     pub ssh_rate: SshRate,
 }
 
-/// The lab's list of machines.
-const LAB_PAGE: &str = "https://tp.telecom-paris.fr/ajax.php";
-
 #[derive(Args)]
 pub struct Deploy {
     #[command(flatten)]
@@ -124,7 +122,7 @@ pub struct Deploy {
     pub remote_dir: Option<String>,
 
     /// Directory that all hosts share (an NFS home, say): the program is uploaded there, once
-    #[arg(long, value_name = "DIR", value_parser = values::plain_text)]
+    #[arg(long, value_name = "DIR", value_parser = values::plain_text, conflicts_with = "remote_dir")]
     pub shared_dir: Option<String>,
 
     /// Workers end themselves after such a time without a job

@@ -1,5 +1,7 @@
 //! Failure: how a command ends that does not succeed.
 
+use crate::edge::hosts::NoHosts;
+
 /// Why a command failed; `exit` is used in one place.
 #[derive(Debug)]
 pub struct CommandError {
@@ -17,6 +19,11 @@ impl CommandError {
         self
     }
 
+    /// Returns the error of a command that was not typed as it must be, though clap took it.
+    pub fn usage(cause: anyhow::Error) -> Self {
+        Self { cause, advice: None, exit: Exit::Usage }
+    }
+
     /// Returns the error of a command that the user interrupted.
     pub fn interrupted() -> Self {
         Self { cause: anyhow::anyhow!("interrupted"), advice: None, exit: Exit::Interrupted }
@@ -25,7 +32,9 @@ impl CommandError {
 
 impl<E: Into<anyhow::Error>> From<E> for CommandError {
     fn from(cause: E) -> Self {
-        Self { cause: cause.into(), advice: None, exit: Exit::Failure }
+        let cause = cause.into();
+        let advice = cause.downcast_ref().map(|cause: &NoHosts| cause.advice().to_owned());
+        Self { cause, advice, exit: Exit::Failure }
     }
 }
 

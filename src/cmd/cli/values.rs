@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
+use crate::edge::name;
+
 /// Parses a size such as `4MiB`, `64k` or `1000`, in bytes.
 pub fn size(text: &str) -> Result<u64, String> {
     let size: ByteSize =
@@ -92,19 +94,22 @@ pub fn worker_address(text: &str) -> Result<String, String> {
 
 /// Checks what is added to short host names; it may be empty.
 pub fn suffix(text: &str) -> Result<String, String> {
-    match text.chars().find(|c| !(c.is_ascii_alphanumeric() || ".-_".contains(*c))) {
-        Some(c) => Err(format!("{c:?} cannot stand in a host name")),
-        None => Ok(text.to_owned()),
-    }
+    checked(text, name::check_suffix)
 }
 
-/// Checks a text that must not be empty and has no control characters: names of users and of remote directories.
+/// Checks a login name.
+pub fn user(text: &str) -> Result<String, String> {
+    checked(text, name::check_user)
+}
+
+/// Checks a text that must not be empty and has no control characters, such as a remote directory.
 pub fn plain_text(text: &str) -> Result<String, String> {
-    match text {
-        "" => Err("must not be empty".into()),
-        text if text.contains(char::is_control) => Err("must not have control characters".into()),
-        text => Ok(text.to_owned()),
-    }
+    checked(text, name::check_plain)
+}
+
+/// What the hosts file refuses is refused here, too: it could not be read again.
+fn checked(text: &str, check: impl Fn(&str) -> Result<(), &'static str>) -> Result<String, String> {
+    check(text).map(|()| text.to_owned()).map_err(|why| format!("it {why}"))
 }
 
 #[cfg(test)]
@@ -160,6 +165,12 @@ mod tests {
         assert!(suffix("").is_ok());
         assert!(suffix(".enst.fr").is_ok());
         assert!(suffix(".enst.fr ").is_err());
-        assert!(suffix("/x").is_err());
+        assert!(suffix("/x").is_err() && suffix(".").is_err());
+    }
+
+    #[test]
+    fn users_are_those_that_the_hosts_file_takes() {
+        assert!(user("me").is_ok());
+        assert!(user("a b").is_err() && user("-l").is_err() && user("").is_err());
     }
 }

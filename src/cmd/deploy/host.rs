@@ -4,7 +4,6 @@ use std::io::Cursor;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use anyhow::bail;
 
@@ -43,9 +42,6 @@ pub struct Deployed {
     pub replaced: usize,
 }
 
-/// Time that stopping workers may take on top of a step's bound: they are asked first and killed after two seconds.
-const STOPPING: Duration = Duration::from_secs(10);
-
 /// Free space beyond the program's own size without which no upload is begun: for pid files and logs.
 const SPARE_BYTES: u64 = 1 << 20;
 
@@ -83,7 +79,7 @@ impl Deployment<'_> {
             // A worker that nobody reaches would hold the host's memory until it is idle for long enough. If it
             // cannot be stopped now, `stop` will find it.
             let scope = Scope::Worker(&worker_name);
-            let _ = remote::clean(&mut session, Some(&dir.path), scope, self.options.timeout + STOPPING);
+            let _ = remote::clean(&mut session, Some(&dir.path), scope, self.options.timeout);
             return Err(fail(Step::Reach)(cause));
         }
         let worker = DeployedWorker { host: host.name.clone(), address, pid: started.pid, worker_dir };
@@ -145,14 +141,13 @@ impl Deployment<'_> {
 
     /// Stops the workers of former deployments on this host, and removes programs that none uses any more.
     fn replace_older(&self, session: &mut Session, dir: &RemoteDir, place: &Place) -> anyhow::Result<usize> {
-        let deadline = self.options.timeout + STOPPING;
+        let timeout = self.options.timeout;
         let program = self.program.remote_name();
         let older = Scope::Older { id: &self.cluster.id, program: &program };
-        let mut stopped = remote::clean(session, Some(&dir.path), older, deadline)?.stopped;
+        let mut stopped = remote::clean(session, Some(&dir.path), older, timeout)?.stopped;
         for former in self.former.iter().filter(|former| former.host == place.host && *former != place) {
             if former.remote_dir.as_deref() != Some(dir.path.as_str()) {
-                stopped +=
-                    remote::clean(session, former.remote_dir.as_deref(), Scope::All, deadline)?.stopped;
+                stopped += remote::clean(session, former.remote_dir.as_deref(), Scope::All, timeout)?.stopped;
             }
             self.journal.forget_former(former);
         }
@@ -234,6 +229,7 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
+    use std::time::Duration;
 
     use super::*;
 

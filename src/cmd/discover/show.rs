@@ -1,19 +1,15 @@
-//! Show: what `discover` says while it probes: a bar on a terminal, milestone lines elsewhere.
+//! Show: what `discover` says while it probes, and what came of it.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
-
-use crate::cmd::cli::Console;
+use crate::edge::console::Console;
 use crate::edge::failure::{HostFailure, Step};
 use crate::edge::site::Listing;
 use crate::edge::ssh::known_hosts::HostKeyError;
 use crate::edge::sweep::Heard;
-
-/// Time between two milestone lines, at least.
-const MILESTONE: Duration = Duration::from_secs(5);
+use crate::edge::table::counted;
+use crate::edge::tally::Tally;
 
 /// Longest cause that is a reason in a summary.
 const MAX_REASON_BYTES: usize = 50;
@@ -23,30 +19,16 @@ const MAX_NAMED: usize = 3;
 
 /// The progress of a sweep.
 pub struct Show<'a> {
-    console: &'a Console,
-    bar: Option<ProgressBar>,
-    wanted: usize,
+    tally: Tally<'a>,
     answered: usize,
     failed: usize,
-    last: Instant,
 }
 
 impl Show<'_> {
     /// Says what is about to be done.
     pub fn begin(console: &Console, candidates: usize, wanted: usize) -> Show<'_> {
-        let bar = (console.fancy && !console.quiet).then(|| {
-            let template = "probing {bar:30} {pos}/{len} answered{msg}";
-            let style =
-                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-            // No ticking of its own: it would write over a question for a password.
-            let bar = ProgressBar::new(wanted as u64).with_style(style);
-            bar.tick();
-            bar
-        });
-        if bar.is_none() {
-            console.say(&format!("probing {candidates} candidates until {wanted} answer"));
-        }
-        Show { console, bar, wanted, answered: 0, failed: 0, last: Instant::now() }
+        console.say(&format!("probing {} until {wanted} answer", counted(candidates as u64, "candidate")));
+        Show { tally: Tally::new(console, "discover", wanted, "answered"), answered: 0, failed: 0 }
     }
 
     /// Takes note of what was heard.
@@ -54,7 +36,7 @@ impl Show<'_> {
         match heard {
             Heard::Answered(name, facts) => {
                 self.answered += 1;
-                self.detail(&format!(
+                self.tally.detail(&format!(
                     "{name}: {} cores, {} MiB, {}, {}, load {:.2}",
                     facts.cores,
                     facts.memory_mib,
@@ -65,36 +47,19 @@ impl Show<'_> {
             }
             Heard::Failed(failure) => {
                 self.failed += 1;
-                self.detail(&format!("{failure}: {:#}", failure.cause));
+                self.tally.detail(&format!("{failure}: {:#}", failure.cause));
             }
-            Heard::Paused(wait) => self.detail(&format!("waiting {} s for --ssh-rate", wait.as_secs() + 1)),
+            Heard::Paused(wait) => {
+                self.tally.detail(&format!("waiting {} s for --ssh-rate", wait.as_secs() + 1))
+            }
         }
-        self.move_on();
+        let failed = if self.failed == 0 { String::new() } else { format!("{} did not", self.failed) };
+        self.tally.update(self.answered, &failed);
     }
 
     /// Takes the bar off the terminal.
     pub fn end(self) {
-        if let Some(bar) = self.bar {
-            bar.finish_and_clear();
-        }
-    }
-
-    fn move_on(&mut self) {
-        let failed = if self.failed == 0 { String::new() } else { format!(", {} did not", self.failed) };
-        if let Some(bar) = &self.bar {
-            bar.set_position(self.answered as u64);
-            bar.set_message(failed);
-        } else if self.last.elapsed() >= MILESTONE {
-            self.last = Instant::now();
-            self.console.say(&format!("{} of {} answered{failed}", self.answered, self.wanted));
-        }
-    }
-
-    fn detail(&self, line: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| self.console.detail(line)),
-            None => self.console.detail(line),
-        }
+        self.tally.finish();
     }
 }
 
@@ -118,7 +83,7 @@ pub fn written(console: &Console, found: usize, path: &str, dropped: usize) {
         0 => String::new(),
         n => format!("; {n} of an earlier discover dropped"),
     };
-    console.say(&format!("wrote {} to {path}{gone}", count(found, "host", "hosts")));
+    console.say(&format!("wrote {} to {path}{gone}", counted(found as u64, "host")));
 }
 
 /// Counts failures by reason, the most frequent first: `3 did not answer: 2 connection timed out, 1 login refused`.
@@ -163,10 +128,6 @@ fn shared_cause(cause: &anyhow::Error) -> Option<String> {
     let mut chars = text.chars();
     let first = chars.next()?.to_lowercase();
     (text.len() <= MAX_REASON_BYTES && !text.contains('\n')).then(|| first.chain(chars).collect())
-}
-
-fn count(n: usize, one: &str, many: &str) -> String {
-    format!("{n} {}", if n == 1 { one } else { many })
 }
 
 #[cfg(test)]

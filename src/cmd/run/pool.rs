@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 
 use crate::edge::cluster::{Cluster, ClusterKey};
 use crate::edge::input::Input;
@@ -120,8 +120,12 @@ const REACH_TIMEOUT: Duration = Duration::from_secs(5);
 /// By how much a connection outlasts the coordinator's patience with its worker.
 const DEADLINE_MARGIN: Duration = Duration::from_secs(5);
 
+/// The most threads that a worker may say it has, far more than any machine: windows and partitions go by it.
+const MAX_THREADS: u32 = 4096;
+
 /// Checks that a worker knows the job.
 fn knows<J: Job>((connection, welcome): (Connection, Welcome)) -> anyhow::Result<(Connection, Welcome)> {
+    ensure!(welcome.threads <= MAX_THREADS, "the worker says that it has {} threads", welcome.threads);
     if welcome.jobs.iter().any(|name| name == J::NAME) {
         return Ok((connection, welcome));
     }

@@ -10,7 +10,8 @@ use serde::de::IntoDeserializer;
 use toml_edit::{Document, Item, TableLike};
 
 use super::{Entry, Facts, HostsFile, Settings};
-use crate::edge::name;
+use crate::edge::name::{self, check_plain, check_user};
+use crate::edge::sanitize::clipped;
 
 const SECTIONS: [&str; 2] = ["defaults", "host"];
 const DEFAULTS: [&str; 5] = ["user", "port", "key", "remote_dir", "suffix"];
@@ -98,7 +99,7 @@ impl Source<'_> {
         let Some(item) = table.get(key) else { return Ok(None) };
         let text =
             item.as_str().ok_or_else(|| self.fault(item.span(), &format!("`{key}` is no text in quotes")))?;
-        let wrong = |why| self.fault(item.span(), &format!("`{key}`: `{}` {why}", name::printable(text, 60)));
+        let wrong = |why| self.fault(item.span(), &format!("`{key}`: `{}` {why}", clipped(text, 60)));
         check(text).map_err(wrong)?;
         Ok(Some(text.to_owned()))
     }
@@ -111,7 +112,7 @@ impl Source<'_> {
 
     fn facts(&self, item: &Item) -> anyhow::Result<Facts> {
         let wrong = |what: &str| {
-            let advice = "`mapreduce discover` writes facts anew where they are removed";
+            let advice = "`discover` writes facts anew where they are removed";
             self.fault(item.span(), &format!("facts: {what}; {advice}"))
         };
         let value = item.clone().into_value().map_err(|_| wrong("they are no table"))?;
@@ -121,7 +122,7 @@ impl Source<'_> {
     fn known_keys(&self, table: &dyn TableLike, known: &[&str], of: &str) -> anyhow::Result<()> {
         let Some((key, item)) = table.iter().find(|(key, _)| !known.contains(key)) else { return Ok(()) };
         let span = table.key(key).and_then(|key| key.span()).or_else(|| item.span());
-        let what = format!("unknown key `{}`; {of} takes {}", name::printable(key, 60), known.join(", "));
+        let what = format!("unknown key `{}`; {of} takes {}", clipped(key, 60), known.join(", "));
         Err(self.fault(span, &what))
     }
 
@@ -133,23 +134,6 @@ impl Source<'_> {
     fn line(&self, span: Option<Range<usize>>) -> usize {
         let start = span.map_or(0, |span| span.start).min(self.text.len());
         1 + self.text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count()
-    }
-}
-
-/// A login name; what it may hold exactly is for the host to say.
-fn check_user(user: &str) -> Result<(), &'static str> {
-    check_plain(user)?;
-    match user.starts_with('-') || user.contains(char::is_whitespace) {
-        true => Err("is no login name"),
-        false => Ok(()),
-    }
-}
-
-fn check_plain(text: &str) -> Result<(), &'static str> {
-    match text {
-        "" => Err("is empty"),
-        text if text.contains(char::is_control) => Err("holds control characters"),
-        _ => Ok(()),
     }
 }
 

@@ -1,5 +1,12 @@
 # Directory: makes the remote directory or proves that it is ours, and that programs can be run in it.
 # Variables: `configured`, `program` (a file name), `tag` (unique to this host and deployment).
+
+# Fails, and takes away the directory that was made for nothing.
+give_up() {
+  [ -z "$made" ] || rmdir -- "$dir" 2>/dev/null
+  fail "$1"
+}
+
 main() {
   name_dir
   parent=$(dirname -- "$dir")
@@ -14,18 +21,21 @@ main() {
     [1357]???) ;;
     *[2367]) fail "everybody may write to $parent, so that anybody could replace $dir" ;;
   esac
-  if ! why=$(mkdir -m 700 -- "$dir" 2>&1); then
+  made=
+  if why=$(mkdir -m 700 -- "$dir" 2>&1); then
+    made=yes
+  else
     [ -e "$dir" ] || [ -L "$dir" ] || fail "$why"
   fi
   check_dir
   dir=$(cd -P -- "$dir" && pwd -P) || fail "$dir cannot be entered"
   try=$dir/try-$tag
   rm -f -- "$try"
-  (printf '#!/bin/sh\nexit 0\n' >"$try" && chmod 700 "$try") 2>/dev/null || fail "nothing can be written to $dir"
+  (printf '#!/bin/sh\nexit 0\n' >"$try" && chmod 700 "$try") 2>/dev/null || give_up "nothing can be written to $dir"
   "$try" >/dev/null 2>&1
   status=$?
   rm -f -- "$try"
-  [ "$status" = 0 ] || fail "programs cannot be run in $dir (status $status); it may be mounted noexec"
+  [ "$status" = 0 ] || give_up "programs cannot be run in $dir (status $status); it may be mounted noexec"
   say dir "$dir"
   df -Pk "$dir" 2>/dev/null | {
     read -r _

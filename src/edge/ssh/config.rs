@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail, ensure};
 use ssh2_config::{ParseRule, SshConfig};
 
-use super::known_hosts::wildcard;
+use super::pattern;
+use crate::edge::home::home_dir;
 
 /// As OpenSSH has it.
 const MAX_INCLUDE_DEPTH: usize = 16;
@@ -81,14 +82,6 @@ impl HostConfig {
     }
 }
 
-/// Returns the user's home directory, from the environment: a static program has no account database.
-///
-/// # Errors
-/// If the environment does not have it.
-pub fn home_dir() -> anyhow::Result<PathBuf> {
-    env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from).context("HOME is not set")
-}
-
 /// Replaces the tokens of ssh_config(5), `%h` and so on, by what `value_of` gives.
 ///
 /// # Errors
@@ -141,7 +134,7 @@ impl Reader<'_> {
             let (keyword, arguments) = split_line(line);
             let place = || format!("{} line {}: {line}", file.display(), index + 1);
             match keyword.as_str() {
-                "host" => active = self.patterns_match(&words(arguments).with_context(place)?, self.host),
+                "host" => active = pattern::matches(&words(arguments).with_context(place)?, self.host),
                 "match" => active = self.criteria_match(&words(arguments).with_context(place)?),
                 "include" if active => {
                     for pattern in words(arguments).with_context(place)? {
@@ -200,12 +193,6 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn patterns_match(&self, patterns: &[String], name: &str) -> bool {
-        let excluded =
-            patterns.iter().filter_map(|pattern| pattern.strip_prefix('!')).any(|p| wildcard(p, name));
-        !excluded && patterns.iter().any(|pattern| !pattern.starts_with('!') && wildcard(pattern, name))
-    }
-
     /// Judges a `Match` line. Criteria that would run a command, or that depend on how `ssh` was called, never hold.
     fn criteria_match(&self, words: &[String]) -> bool {
         let mut words = words.iter();
@@ -226,8 +213,9 @@ impl Reader<'_> {
                 _ => return false,
             };
             let holds = value.is_none_or(|value| {
-                let patterns = words.next().map(|list| list.split(',').map(String::from).collect::<Vec<_>>());
-                self.patterns_match(&patterns.unwrap_or_default(), value)
+                let patterns: Vec<&str> =
+                    words.next().map(|list| list.split(',').collect()).unwrap_or_default();
+                pattern::matches(&patterns, value)
             });
             if holds == negated {
                 return false;

@@ -6,9 +6,11 @@ use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
 
-use super::config::{HostConfig, expand_tokens, home_dir};
+use super::config::{HostConfig, expand_tokens};
 use super::known_hosts::DEFAULT_PORT;
 use super::{SshOptions, Target};
+use crate::edge::failure::HostName;
+use crate::edge::home::{expand_home, home_dir};
 
 /// Jump hosts in a row; more is a loop in the configuration.
 const MAX_JUMPS: usize = 8;
@@ -61,50 +63,35 @@ impl Login {
 /// If the configuration cannot be read, or the user's name is not known.
 pub fn route(target: &Target, options: &SshOptions) -> anyhow::Result<Vec<Login>> {
     let mut logins = Vec::new();
-    let wanted = Wanted {
-        name: target.host.0.clone(),
-        user: target.user.clone(),
-        port: target.port,
-        key: target.key.clone(),
-    };
-    add_route(&wanted, options, 0, &mut logins)?;
+    add_route(target, options, 0, &mut logins)?;
     Ok(logins)
-}
-
-/// A machine as it was asked for: by the caller, or in a `ProxyJump` line.
-#[derive(Debug, PartialEq, Eq)]
-struct Wanted {
-    name: String,
-    user: Option<String>,
-    port: Option<u16>,
-    key: Option<PathBuf>,
 }
 
 /// Adds the jump hosts of `wanted`, and `wanted` itself.
 fn add_route(
-    wanted: &Wanted,
+    wanted: &Target,
     options: &SshOptions,
     depth: usize,
     logins: &mut Vec<Login>,
 ) -> anyhow::Result<()> {
-    ensure!(depth <= MAX_JUMPS, "{}: more than {MAX_JUMPS} jump hosts in a row", wanted.name);
-    let config = HostConfig::read(options.config.as_deref(), &wanted.name, wanted.user.as_deref())?;
+    ensure!(depth <= MAX_JUMPS, "{}: more than {MAX_JUMPS} jump hosts in a row", wanted.host);
+    let config = HostConfig::read(options.config.as_deref(), &wanted.host.0, wanted.user.as_deref())?;
     let login = resolve(wanted, &config)?;
     let hops = config.proxy_jump.clone().unwrap_or_default();
     if hops.is_empty() && config.proxy_command.is_some() {
-        bail!("ProxyCommand is not supported for {}; ProxyJump is", wanted.name);
+        bail!("ProxyCommand is not supported for {}; ProxyJump is", wanted.host.0);
     }
     for (index, hop) in hops.iter().enumerate() {
-        let hop = parse_hop(&expand_tokens(hop, |token| token_value(token, &login, &wanted.name))?)?;
+        let hop = parse_hop(&expand_tokens(hop, |token| token_value(token, &login, &wanted.host.0))?)?;
         // A line for `Host *` names the jump host for itself, too.
-        if hop.name == wanted.name || hop.name == login.host_name {
+        if hop.host.0 == wanted.host.0 || hop.host.0 == login.host_name {
             continue;
         }
         if index == 0 {
             // The nearest one may itself lie behind another.
             add_route(&hop, options, depth + 1, logins)?;
         } else {
-            let config = HostConfig::read(options.config.as_deref(), &hop.name, hop.user.as_deref())?;
+            let config = HostConfig::read(options.config.as_deref(), &hop.host.0, hop.user.as_deref())?;
             logins.push(resolve(&hop, &config)?);
         }
     }
@@ -112,14 +99,14 @@ fn add_route(
     Ok(())
 }
 
-fn resolve(wanted: &Wanted, config: &HostConfig) -> anyhow::Result<Login> {
+fn resolve(wanted: &Target, config: &HostConfig) -> anyhow::Result<Login> {
     let user = match wanted.user.clone().or_else(|| config.user.clone()) {
         Some(user) => user,
         None => local_user()?,
     };
     let mut login = Login {
-        name: wanted.name.clone(),
-        host_name: wanted.name.clone(),
+        name: wanted.host.0.clone(),
+        host_name: wanted.host.0.clone(),
         port: wanted.port.or(config.port).unwrap_or(DEFAULT_PORT),
         user,
         configured_keys: Vec::new(),
@@ -129,7 +116,7 @@ fn resolve(wanted: &Wanted, config: &HostConfig) -> anyhow::Result<Login> {
         host_key_alias: config.host_key_alias.clone(),
     };
     if let Some(host_name) = &config.host_name {
-        login.host_name = expand_tokens(host_name, |token| token_value(token, &login, &wanted.name))?;
+        login.host_name = expand_tokens(host_name, |token| token_value(token, &login, &wanted.host.0))?;
     }
     check_name(&login.host_name)?;
     check_name(login.known_as().0)?;
@@ -137,7 +124,7 @@ fn resolve(wanted: &Wanted, config: &HostConfig) -> anyhow::Result<Login> {
     for file in &config.identity_files {
         let file = file.to_string_lossy();
         if file != "none" {
-            let file = expand_tokens(&file, |token| token_value(token, &login, &wanted.name))?;
+            let file = expand_tokens(&file, |token| token_value(token, &login, &wanted.host.0))?;
             login.configured_keys.push(expand_home(Path::new(&file))?);
         }
     }
@@ -147,7 +134,7 @@ fn resolve(wanted: &Wanted, config: &HostConfig) -> anyhow::Result<Login> {
     {
         login.default_keys.extend(DEFAULT_KEYS.map(|key| home.join(".ssh").join(key)));
     }
-    login.agent = agent(config, &login, &wanted.name)?;
+    login.agent = agent(config, &login, &wanted.host.0)?;
     Ok(login)
 }
 
@@ -173,7 +160,7 @@ fn agent(config: &HostConfig, login: &Login, name: &str) -> anyhow::Result<Agent
 }
 
 /// Splits `[user@]host[:port]`, also as `ssh://...` and with an IPv6 address in brackets.
-fn parse_hop(text: &str) -> anyhow::Result<Wanted> {
+fn parse_hop(text: &str) -> anyhow::Result<Target> {
     let bare = text.strip_prefix("ssh://").unwrap_or(text).trim_end_matches('/').trim();
     let (user, place) = match bare.rsplit_once('@') {
         Some((user, place)) => (Some(user.to_string()), place),
@@ -192,7 +179,7 @@ fn parse_hop(text: &str) -> anyhow::Result<Wanted> {
         .ok()
         .with_context(|| format!("ProxyJump `{text}`: no port number"))?;
     ensure!(!name.is_empty(), "ProxyJump `{text}` names no host");
-    Ok(Wanted { name: name.to_string(), user, port, key: None })
+    Ok(Target { host: HostName(name.to_string()), user, port, key: None })
 }
 
 /// The tokens of ssh_config(5) that can be known before connecting.
@@ -209,13 +196,6 @@ fn token_value(token: char, login: &Login, original: &str) -> Option<String> {
         'L' => rustix::system::uname().nodename().to_string_lossy().split('.').next().map(String::from),
         'k' => Some(login.host_key_alias.clone().unwrap_or_else(|| original.to_string())),
         _ => None,
-    }
-}
-
-fn expand_home(path: &Path) -> anyhow::Result<PathBuf> {
-    match path.strip_prefix("~") {
-        Ok(rest) => Ok(home_dir()?.join(rest)),
-        Err(_) => Ok(path.to_path_buf()),
     }
 }
 
@@ -243,7 +223,6 @@ fn check_name(name: &str) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::edge::failure::HostName;
 
     fn route_of(config: &str, host: &str) -> anyhow::Result<Vec<Login>> {
         let dir = tempfile::tempdir().unwrap();
@@ -296,7 +275,7 @@ mod tests {
     fn hops_are_parsed() {
         let hop = |text: &str| {
             let hop = parse_hop(text).unwrap();
-            (hop.user.unwrap_or_default(), hop.name, hop.port.unwrap_or_default())
+            (hop.user.unwrap_or_default(), hop.host.0, hop.port.unwrap_or_default())
         };
         assert_eq!(hop("gate"), ("".into(), "gate".into(), 0));
         assert_eq!(hop("ssh://ada@gate:22/"), ("ada".into(), "gate".into(), 22));

@@ -10,6 +10,7 @@ mod jump;
 mod keys;
 pub mod known_hosts;
 mod login;
+mod pattern;
 mod prompt;
 mod tcp;
 mod upload;

@@ -14,12 +14,16 @@ use ssh2::Channel;
 use super::connection::{CallError, Connection, Deadline};
 use super::exec::{self, Patience, Source, quote};
 use super::{CommandOutput, failure_of};
+use crate::edge::hex;
 
 /// How a shell says that it does not find a command.
 const NOT_FOUND: i32 = 127;
 
 /// Bytes of the first read of `from`; also of the pieces that scp is fed.
 const PIECE_BYTES: usize = 1 << 20;
+
+/// Bytes of randomness in the name of an unfinished file: nobody on the host can have taken it beforehand.
+const NAME_BYTES: usize = 12;
 
 /// A file to be uploaded.
 pub struct Upload<'a> {
@@ -39,7 +43,7 @@ pub struct Upload<'a> {
 /// With the path and what the host said; then nothing of ours is left there, unless the connection broke before the
 /// host could tidy up.
 pub fn upload(connection: &mut Connection, mut file: Upload<'_>) -> anyhow::Result<()> {
-    let temporary = format!("{}.{}.part", file.path, random_name()?);
+    let temporary = format!("{}.{}.part", file.path, hex::random(NAME_BYTES)?);
     let path = file.path;
     let uploaded = by_cat(connection, &mut file, &temporary);
     uploaded.with_context(|| format!("could not write {path}"))
@@ -171,11 +175,4 @@ impl Read for Local<'_> {
 fn run_quietly(connection: &mut Connection, command: &str, stall: Duration) -> anyhow::Result<CommandOutput> {
     let source = Source { from: &mut io::empty(), progress: &mut |_| () };
     exec::run(connection, command, source, Patience::Stall(stall))
-}
-
-/// A name that nobody else on the host can have taken beforehand.
-fn random_name() -> anyhow::Result<String> {
-    let mut bytes = [0; 12];
-    getrandom::fill(&mut bytes).context("no random bytes")?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -28,6 +28,14 @@ impl Game {
         self.commands.extend(self.coordinator.handle(event, self.now));
     }
 
+    /// Lets `seconds` pass, with ticks as the client gives them.
+    fn wait(&mut self, seconds: u64) {
+        for _ in 0..seconds * 2 {
+            self.now += Duration::from_millis(500);
+            self.tell(Event::Tick);
+        }
+    }
+
     /// Takes out the commands that `pick` wants.
     fn take<T>(&mut self, pick: impl Fn(&Command) -> Option<T>) -> Vec<T> {
         let picked = self.commands.iter().filter_map(&pick).collect();
@@ -215,7 +223,8 @@ fn a_lost_worker_ends_the_job_in_whatever_phase_and_all_are_told() {
         }
         assert_eq!(game.coordinator.phase(), phase);
         game.tell(Event::LinkClosed { worker: WorkerId(1), cause: "it is gone".into() });
-        let lost = Failure::WorkerLost { worker: WorkerId(1), phase, cause: "it is gone".into() };
+        let lost =
+            Failure::WorkerLost { worker: WorkerId(1), phase, cause: "it is gone".into(), accuser: None };
         assert_eq!(game.failure(), &lost);
         let ended = game.take(|command| matches!(command, Command::End { .. }).then_some(()));
         assert_eq!(ended.len(), 2, "in {phase}");
@@ -231,16 +240,14 @@ fn a_worker_that_is_silent_for_too_long_is_lost_and_one_that_beats_is_not() {
     game.begin();
     game.cut(20);
     for _ in 0..3 {
-        game.now += Duration::from_secs(9);
+        game.wait(9);
         game.tell(Event::Heard { worker: WorkerId(0) });
         game.tell(Event::Heard { worker: WorkerId(1) });
-        game.tell(Event::Tick);
     }
     assert_eq!(game.coordinator.outcome(), None);
-    game.now += Duration::from_secs(6);
+    game.wait(6);
     game.tell(Event::Heard { worker: WorkerId(0) });
-    game.now += Duration::from_secs(6);
-    game.tell(Event::Tick);
+    game.wait(6);
     assert!(matches!(game.failure(), Failure::WorkerLost { worker: WorkerId(1), phase: Phase::Map, .. }));
 }
 
@@ -251,7 +258,54 @@ fn the_peer_that_cannot_be_reached_is_the_one_that_is_lost() {
     game.map_all(20);
     let cause = "connection refused".to_owned();
     game.tell(Event::PeerFailed { worker: WorkerId(0), epoch: EPOCH, peer: WorkerId(1), cause });
-    assert!(matches!(game.failure(), Failure::WorkerLost { worker: WorkerId(1), phase: Phase::Shuffle, .. }));
+    let Failure::WorkerLost { worker, phase, accuser, .. } = game.failure() else {
+        panic!("no worker is lost")
+    };
+    assert_eq!((*worker, *phase, *accuser), (WorkerId(1), Phase::Shuffle, Some(WorkerId(0))));
+}
+
+#[test]
+fn a_complaint_about_nobody_or_of_another_epoch_harms_no_peer() {
+    for peer in [WorkerId(0), WorkerId(2), WorkerId(u32::MAX)] {
+        let mut game = Game::new(&[1, 1]);
+        game.begin();
+        game.map_all(20);
+        let complaint = |epoch| Event::PeerFailed { worker: WorkerId(0), epoch, peer, cause: String::new() };
+        game.tell(complaint(Epoch(0)));
+        assert_eq!(game.coordinator.outcome(), None);
+        game.tell(complaint(EPOCH));
+        let lost = matches!(game.failure(), Failure::WorkerLost { worker: WorkerId(0), accuser: None, .. });
+        assert!(lost, "{:?}", game.failure());
+    }
+}
+
+#[test]
+fn time_in_which_the_client_stood_still_is_held_against_nobody() {
+    let mut game = Game::new(&[1, 1]);
+    game.begin();
+    game.cut(20);
+    game.now += Duration::from_secs(3600);
+    game.tell(Event::Tick);
+    game.wait(9);
+    assert_eq!(game.coordinator.outcome(), None);
+    game.wait(2);
+    assert!(matches!(game.failure(), Failure::WorkerLost { .. }));
+}
+
+#[test]
+fn figures_that_cannot_be_do_not_overflow() {
+    let mut game = Game::new(&[1, 1]);
+    game.begin();
+    game.map_all(20);
+    let most = u64::MAX;
+    for worker in game.workers() {
+        game.tell(Event::Shuffled { worker, epoch: EPOCH, sent_bytes: most });
+    }
+    for worker in game.workers() {
+        game.tell(Event::Reduced { worker, epoch: EPOCH, distinct: most, entries: most, bytes: most });
+    }
+    let totals = game.coordinator.totals();
+    assert_eq!((totals.shuffled_bytes, totals.distinct_keys, totals.entries), (most, most, most));
 }
 
 #[test]

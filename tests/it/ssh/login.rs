@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use mapreduce::edge::failure::Step;
 use mapreduce::edge::ssh::Session;
 
-use super::{LIMIT, TIMEOUT, connect, logged_in, said};
+use super::{LIMIT, TIMEOUT, connect, logged_in, report, said};
 use crate::harness::processes;
 use crate::harness::sshd::{make_key, user_name};
 use crate::harness::{Lab, LabOptions, MARKER, is_child, run_as_child, tool, with_deadline};
@@ -49,7 +49,7 @@ fn every_common_type_of_key_works_in_both_formats() {
             let mut target = lab.target(0);
             target.key = Some(key.clone());
             let session = Session::connect(&target, &lab.options(TIMEOUT));
-            assert!(session.is_ok(), "{}: {}", key.display(), session.unwrap_err().report());
+            assert!(session.is_ok(), "{}: {}", key.display(), report(&session.unwrap_err()));
         }
     });
 }
@@ -62,14 +62,14 @@ fn unknown_keys_are_refused_with_what_was_tried() {
         target.key = Some(lab.root().join("no-such-key"));
         let failure = Session::connect(&target, &lab.options(TIMEOUT)).unwrap_err();
         assert_eq!(failure.step, Step::Authenticate);
-        let report = failure.report();
+        let said = report(&failure);
         for part in [
             "tp-test-01: could not log in",
             "id_lab: refused",
             "no-such-key: No such file",
             "accepts publickey",
         ] {
-            assert!(report.contains(part), "{report}");
+            assert!(said.contains(part), "{said}");
         }
     });
 }
@@ -108,9 +108,9 @@ fn no_more_than_five_identities_are_tried() {
             add(&socket, &key);
         }
         lab.hosts[0].authorize("");
-        let report = connect(&lab, 0).unwrap_err().report();
-        assert_eq!(report.matches("of the agent: refused").count(), 5, "{report}");
-        assert!(report.contains("no further key"), "{report}");
+        let said = report(&connect(&lab, 0).unwrap_err());
+        assert_eq!(said.matches("of the agent: refused").count(), 5, "{said}");
+        assert!(said.contains("no further key"), "{said}");
         // With fewer, all are tried, and the one that fits is found wherever it stands.
         let last = lab.client_dir().join("id_4");
         lab.hosts[0].authorize(&public(&last));
@@ -147,13 +147,13 @@ fn encrypted_key_without_a_terminal_says_so() {
             lab.hosts[0].authorize(&public(&key));
             let mut target = lab.target(0);
             target.key = Some(key);
-            let report = Session::connect(&target, &lab.options(TIMEOUT)).unwrap_err().report();
+            let said = report(&Session::connect(&target, &lab.options(TIMEOUT)).unwrap_err());
             let wanted = "id_secret: is encrypted and there is no terminal: add it to ssh-agent";
-            assert!(report.contains(wanted), "{format}: {report}");
+            assert!(said.contains(wanted), "{format}: {said}");
             // One that the host would refuse anyhow is not asked for.
             lab.hosts[0].authorize("");
-            let report = Session::connect(&target, &lab.options(TIMEOUT)).unwrap_err().report();
-            assert!(report.contains("id_secret: refused"), "{format}: {report}");
+            let said = report(&Session::connect(&target, &lab.options(TIMEOUT)).unwrap_err());
+            assert!(said.contains("id_secret: refused"), "{format}: {said}");
         }
     });
 }
@@ -185,7 +185,7 @@ fn log_in_everywhere_with_an_encrypted_key() {
                 let options = lab.options(TIMEOUT);
                 scope.spawn(move || {
                     let session = Session::connect(&target, &options);
-                    assert!(session.is_ok(), "{}", session.unwrap_err().report());
+                    assert!(session.is_ok(), "{}", report(&session.unwrap_err()));
                 });
             }
         });
@@ -238,8 +238,8 @@ fn host_that_wants_a_password_is_refused_without_a_terminal() {
     }
     with_deadline(LIMIT, || {
         let options = LabOptions { hosts: 1, passwords: true, wrong_key: vec![0], ..LabOptions::default() };
-        let report = connect(&Lab::with(options), 0).unwrap_err().report();
-        assert!(report.contains("password: there is no terminal to ask on"), "{report}");
+        let said = report(&connect(&Lab::with(options), 0).unwrap_err());
+        assert!(said.contains("password: there is no terminal to ask on"), "{said}");
     });
 }
 
@@ -250,7 +250,7 @@ fn broken_configuration_is_a_failure_of_its_own() {
         fs::write(lab.ssh_config(), "Host *\n  Port many\n").unwrap();
         let failure = connect(&lab, 0).unwrap_err();
         assert_eq!(failure.step, Step::Configure);
-        assert!(failure.report().contains("ssh_config line 2: Port many"), "{}", failure.report());
+        assert!(report(&failure).contains("ssh_config line 2: Port many"), "{}", report(&failure));
     });
 }
 
@@ -265,7 +265,7 @@ fn unknown_name_is_a_failure_to_resolve() {
             key: None,
         };
         let failure = Session::connect(&target, &lab.options(Duration::from_secs(5))).unwrap_err();
-        assert_eq!(failure.step, Step::Resolve, "{}", failure.report());
+        assert_eq!(failure.step, Step::Resolve, "{}", report(&failure));
     });
 }
 

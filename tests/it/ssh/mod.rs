@@ -27,7 +27,12 @@ fn connect(lab: &Lab, index: usize) -> Result<Session, HostFailure> {
 /// Logs in, with the whole report if that fails.
 #[track_caller]
 fn logged_in(lab: &Lab, index: usize) -> Session {
-    connect(lab, index).unwrap_or_else(|failure| panic!("{}", failure.report()))
+    connect(lab, index).unwrap_or_else(|failure| panic!("{}", report(&failure)))
+}
+
+/// A failure and its causes, as the commands tell them.
+fn report(failure: &HostFailure) -> String {
+    format!("{failure}: {:#}", failure.cause)
 }
 
 /// Runs a command that must succeed, and returns its standard output.

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use mapreduce::edge::failure::{HostName, Step};
 use mapreduce::edge::ssh::{Session, Target};
 
-use super::{LIMIT, TIMEOUT, connect, logged_in};
+use super::{LIMIT, TIMEOUT, connect, logged_in, report};
 use crate::harness::{Lab, LabOptions, with_deadline};
 
 /// The time-out in these tests.
 const SHORT: Duration = Duration::from_secs(2);
 
-/// What else may pass before a call returns.
-const SLACK: Duration = Duration::from_secs(2);
+/// What else may pass before a call returns, on a machine under load; well below [`TIMEOUT`], which is not waited for.
+const SLACK: Duration = Duration::from_secs(8);
 
 #[test]
 fn closed_port_is_a_failure_to_connect() {
@@ -21,7 +21,7 @@ fn closed_port_is_a_failure_to_connect() {
         let lab = Lab::with(LabOptions { hosts: 2, down: vec![0], ..LabOptions::default() });
         let failure = connect(&lab, 0).unwrap_err();
         assert_eq!(failure.step, Step::Connect);
-        assert!(failure.report().contains("refused"), "{}", failure.report());
+        assert!(report(&failure).contains("refused"), "{}", report(&failure));
         logged_in(&lab, 1);
     });
 }
@@ -41,7 +41,7 @@ fn mute_listener_costs_no_more_than_the_time_out() {
         let failure = Session::connect(&target, &lab.options(SHORT)).unwrap_err();
         assert_eq!(failure.step, Step::Handshake);
         assert!(started.elapsed() >= SHORT && started.elapsed() < SHORT + SLACK, "{:?}", started.elapsed());
-        assert!(failure.report().contains("no answer within 2s"), "{}", failure.report());
+        assert!(report(&failure).contains("no answer within 2s"), "{}", report(&failure));
     });
 }
 
@@ -60,7 +60,7 @@ fn listener_that_hangs_up_or_talks_nonsense_fails_at_once() {
                 Target { host: HostName("127.0.0.1".into()), user: None, port: Some(port), key: None };
             let started = Instant::now();
             let failure = Session::connect(&target, &lab.options(TIMEOUT)).unwrap_err();
-            assert_eq!(failure.step, Step::Handshake, "{}", failure.report());
+            assert_eq!(failure.step, Step::Handshake, "{}", report(&failure));
             assert!(started.elapsed() < SLACK, "{greeting:?}: {:?}", started.elapsed());
             server.join().unwrap();
         }
@@ -81,7 +81,7 @@ fn frozen_host_is_left_at_the_deadline_and_dropped_at_once() {
         let started = Instant::now();
         assert!(session.run("true", b"", TIMEOUT).is_err());
         drop(session);
-        assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
+        assert!(started.elapsed() < SHORT, "{:?}", started.elapsed());
         lab.hosts[0].thaw();
     });
 }
@@ -124,7 +124,7 @@ fn session_that_is_idle_and_frozen_is_dropped_at_once() {
         lab.hosts[0].freeze();
         let started = Instant::now();
         drop(session);
-        assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
+        assert!(started.elapsed() < SHORT, "{:?}", started.elapsed());
         lab.hosts[0].thaw();
     });
 }

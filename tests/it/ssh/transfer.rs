@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use super::{LIMIT, TIMEOUT, connect, logged_in, said};
+use super::{LIMIT, TIMEOUT, connect, logged_in, report, said};
 use crate::harness::{Lab, LabOptions, is_child, run_as_child, with_deadline};
 
 const MIB: usize = 1 << 20;
@@ -232,7 +232,7 @@ fn thirty_two_handshakes_at_once_are_sound() {
                     let lab = &lab;
                     scope.spawn(move || {
                         let mut session =
-                            connect(lab, 0).unwrap_or_else(|failure| panic!("{}", failure.report()));
+                            connect(lab, 0).unwrap_or_else(|failure| panic!("{}", report(&failure)));
                         assert_eq!(said(&mut session, &format!("echo {n}")), format!("{n}\n"));
                     });
                 }

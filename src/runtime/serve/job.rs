@@ -1,0 +1,182 @@
+//! Job: the conversation with one client: its job begins, is fed, answers, and ends with the connection.
+
+use std::io::{BufReader, Read, Write};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+
+use super::{Entry, Server};
+use crate::job::{Job, Value};
+use crate::logic::coordinator::window;
+use crate::logic::worker::Event;
+use crate::runtime::engine::SplitData;
+use crate::runtime::greet::Until;
+use crate::runtime::link::{Answer, BEAT_INTERVAL, Connection, Control, MIN_TIMEOUT, READ_BUFFER_BYTES};
+use crate::runtime::shuffle::{Inbox, Peers};
+use crate::runtime::worker::{Input, Setup, Tell, inputs, run};
+use crate::runtime::{guarded, spawn};
+use crate::wire::frame::{FrameError, Kind, MAX_CONTROL_BYTES, MAX_PAYLOAD_BYTES, read_frame, write_frame};
+use crate::wire::message::{
+    Begin, FromWorker, ToWorker, decode_message, decode_split, read_message, write_message,
+};
+
+/// How long a client may take from the greeting to its job. It reaches all other workers meanwhile, and some of them
+/// may not answer.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The longest silence that a client can ask for: what is dead by then is not waited for any longer.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Runs the job that the client brings, until it ends or the client is gone.
+pub(super) fn serve_client<J: Job>(server: &Arc<Server>, mut connection: Connection) -> Result<(), String> {
+    let mut first = Until::within(BEGIN_TIMEOUT, &mut connection);
+    let ToWorker::Begin(begin) =
+        read_message(&mut first, MAX_CONTROL_BYTES).map_err(|error| error.to_string())?
+    else {
+        return Err("the client did not begin with a job".to_owned());
+    };
+    let Connection { reader, writer, control, peer } = connection;
+    let (answers, outgoing) = unbounded();
+    let tell: Tell<J::Value> = Arc::new(move |answer| answers.send(answer).is_ok());
+    let closer = control.clone();
+    let written =
+        spawn(format!("mr:write:{peer}"), move || write_answers(writer, &outgoing, closer.as_ref()))
+            .map_err(|error| error.to_string())?;
+    let timeout = Duration::from_millis(begin.timeout_ms).clamp(MIN_TIMEOUT, MAX_TIMEOUT);
+    control.set_deadline(timeout).map_err(|error| error.to_string())?;
+    let ended = make_job::<J>(&begin).and_then(|job| {
+        (server.log)(&format!("{peer}: job {} ({}) begins", begin.job, begin.name));
+        run_job(server, &begin, timeout, job, reader, tell.clone())
+    });
+    if let Err(cause) = &ended {
+        tell(Answer::Message(FromWorker::Failed { cause: cause.clone() }));
+    }
+    // The writer ends once it has written all that it was told.
+    drop(tell);
+    let _ = written.join();
+    let how = ended.as_ref().map_or_else(String::as_str, |()| "ended by the client");
+    (server.log)(&format!("{peer}: job {}: {how}", begin.job));
+    Ok(())
+}
+
+fn make_job<J: Job>(begin: &Begin) -> Result<J, String> {
+    if begin.name != J::NAME {
+        return Err(format!("this worker does not know the job {:?}, only {:?}", begin.name, J::NAME));
+    }
+    let params =
+        serde_json::from_str(&begin.params).map_err(|error| format!("the job's parameters: {error}"))?;
+    guarded(|| J::new(params)).and_then(|made| made)
+}
+
+/// Runs the loop of one job on a thread of its own, and feeds it from the client's connection.
+fn run_job<J: Job>(
+    server: &Arc<Server>,
+    begin: &Begin,
+    timeout: Duration,
+    job: J,
+    reader: Box<dyn Read + Send>,
+    tell: Tell<J::Value>,
+) -> Result<(), String> {
+    let inbox = Arc::new(Inbox::default());
+    let (sender, received) = inputs::<J::Value>();
+    let to_loop = sender.clone();
+    let happened: Arc<dyn Fn(Event) + Send + Sync> = Arc::new(move |event| {
+        let _ = to_loop.send(Input::Happened(event));
+    });
+    server.enter(begin.job, Entry { inbox: inbox.clone(), happened, timeout })?;
+    let threads = server.options.threads;
+    let setup = Setup {
+        job: Arc::new(job),
+        seed: begin.seed,
+        me: begin.worker,
+        threads,
+        window: window(threads as u32),
+        memory: server.options.memory,
+        peers: Some(Peers {
+            network: server.network.clone(),
+            key: server.options.key.clone().unwrap_or_default(),
+            job: begin.job,
+            me: begin.worker,
+            timeout,
+            open: Mutex::default(),
+        }),
+        inbox,
+    };
+    let inputs = sender.clone();
+    let told = tell.clone();
+    let ran = spawn(format!("mr:job:{}", begin.job), move || {
+        let ran = guarded(|| run(setup, inputs, &received, tell).map_err(|error| error.to_string()));
+        if let Err(cause) = ran.flatten() {
+            told(Answer::Message(FromWorker::Failed { cause }));
+        }
+    })
+    .map_err(|error| error.to_string());
+    let read = ran.and_then(|ran| {
+        let read = read_orders(reader, &sender);
+        let _ = sender.send(Input::End);
+        // The loop ends at once; the threads that it started give up their tables when they notice.
+        let _ = ran.join();
+        read
+    });
+    server.leave(begin.job);
+    read
+}
+
+/// Feeds the loop with what the client sends, until it ends the job.
+fn read_orders<V: Value>(reader: Box<dyn Read + Send>, inputs: &Sender<Input<V>>) -> Result<(), String> {
+    let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
+    loop {
+        let mut payload = Vec::new();
+        let kind = read_frame(&mut reader, &mut payload, MAX_PAYLOAD_BYTES);
+        let input = match kind.map_err(|error| format!("the client is gone: {error}"))? {
+            None => return Ok(()),
+            Some(Kind::Split) => {
+                let (split, _) = decode_split(&payload).map_err(|error| error.to_string())?;
+                Input::Split(split, SplitData::Received(payload))
+            }
+            Some(Kind::Control) => match decode_message(&payload).map_err(|error| error.to_string())? {
+                ToWorker::Beat => continue,
+                ToWorker::Shuffle { epoch, routes } => {
+                    routes.check().map_err(|error| error.to_string())?;
+                    Input::Shuffle { epoch, routes }
+                }
+                ToWorker::Reduce { epoch, top } => Input::Happened(Event::Reduce { epoch, top }),
+                ToWorker::Fetch { epoch, credit } => Input::Happened(Event::Fetch { epoch, credit }),
+                ToWorker::Credit { batches } => Input::Happened(Event::Credit { batches }),
+                ToWorker::Begin(_) => return Err("a job began within another".into()),
+            },
+            Some(other) => return Err(FrameError::Unexpected(other).to_string()),
+        };
+        if inputs.send(input).is_err() {
+            return Err("the job ended here".into());
+        }
+    }
+}
+
+/// Writes answers, and beats while there are none, until the job is over or the client is gone.
+fn write_answers<V: Value>(
+    mut writer: Box<dyn Write + Send>,
+    outgoing: &Receiver<Answer<V>>,
+    control: &dyn Control,
+) {
+    loop {
+        let written = match outgoing.recv_timeout(BEAT_INTERVAL) {
+            Ok(Answer::Message(message)) => write_message(&mut writer, &message),
+            Ok(Answer::Results(batch)) => {
+                write_frame(&mut writer, Kind::Results, &[&batch]).map_err(FrameError::from)
+            }
+            Ok(Answer::Sorted(_) | Answer::Unread { .. } | Answer::Closed { .. }) => Ok(()),
+            Err(RecvTimeoutError::Timeout) => write_message(&mut writer, &FromWorker::Beat),
+            Err(RecvTimeoutError::Disconnected) => {
+                let _ = write_frame(&mut writer, Kind::End, &[]);
+                control.close();
+                return;
+            }
+        };
+        if written.is_err() {
+            control.close();
+            return;
+        }
+    }
+}

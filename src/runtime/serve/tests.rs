@@ -1,0 +1,292 @@
+//! A worker is spoken to by hand, over connections in memory.
+
+use crossbeam_channel::{Sender, bounded};
+
+use super::*;
+use crate::jobs::word_count::WordCount;
+use crate::logic::ids::SplitId;
+use crate::logic::partition::Seed;
+use crate::runtime::link::MIN_TIMEOUT;
+use crate::runtime::memory::Door;
+use crate::wire::entries::Decoder;
+use crate::wire::frame::{Kind, MAX_PAYLOAD_BYTES, read_frame, write_frame};
+use crate::wire::message::{Begin, FromWorker, Routes, ToWorker, decode_message};
+
+const KEY: &str = "the key";
+const EPOCH: Epoch = Epoch(1);
+
+/// A worker that serves until this is dropped.
+struct Served {
+    door: Door,
+    _stop: Sender<()>,
+}
+
+impl Served {
+    fn start() -> Self {
+        let door = Door::new();
+        let (stop, stopped) = bounded(1);
+        let options = WorkerOptions {
+            name: "worker".into(),
+            key: Some(KEY.into()),
+            threads: 1,
+            memory: u64::MAX,
+            idle_timeout: None,
+            resident_bytes: || 0,
+        };
+        let (listener, network) = (Arc::new(door.clone()), Arc::new(door.clone()));
+        std::thread::spawn(move || serve::<WordCount>(listener, network, options, stopped, Box::new(|_| ())));
+        Self { door, _stop: stop }
+    }
+
+    fn say(&self, hello: &Hello) -> (Connection, Result<Greeting, FrameError>) {
+        let mut connection = self.door.knock();
+        write_message(&mut connection.writer, hello).expect("the worker listens");
+        let greeting = read_message(&mut connection.reader, 1 << 10);
+        (connection, greeting)
+    }
+
+    /// Asserts that the worker serves others.
+    fn assert_well(&self, running_jobs: u32) {
+        let begin = Instant::now();
+        loop {
+            let (_, greeting) = self.say(&hello(Role::Status));
+            let Ok(Greeting::Welcome(welcome)) = greeting else { panic!("refused: {greeting:?}") };
+            if welcome.running_jobs == running_jobs {
+                return;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(10), "{} jobs run", welcome.running_jobs);
+        }
+    }
+
+    fn client(&self, begin: Begin) -> Client {
+        let (connection, greeting) = self.say(&hello(Role::Client));
+        assert!(matches!(greeting, Ok(Greeting::Welcome(_))), "{greeting:?}");
+        let mut client = Client(connection);
+        client.order(&ToWorker::Begin(begin));
+        client
+    }
+}
+
+/// A client's end of a job.
+struct Client(Connection);
+
+impl Client {
+    fn order(&mut self, message: &ToWorker) {
+        write_message(&mut self.0.writer, message).expect("the worker listens");
+    }
+
+    fn split(&mut self, id: u64, text: &str) {
+        let parts: [&[u8]; 2] = [&id.to_le_bytes(), text.as_bytes()];
+        write_frame(&mut self.0.writer, Kind::Split, &parts).expect("the worker listens");
+    }
+
+    /// Returns the next frame that is no beat; `None` at the end.
+    fn next(&mut self) -> Option<(Kind, Vec<u8>)> {
+        loop {
+            let mut payload = Vec::new();
+            let kind = read_frame(&mut self.0.reader, &mut payload, MAX_PAYLOAD_BYTES).expect("a frame")?;
+            if kind != Kind::Control || !matches!(decode_message(&payload), Ok(FromWorker::Beat)) {
+                return Some((kind, payload));
+            }
+        }
+    }
+
+    fn hear(&mut self) -> FromWorker {
+        let (kind, payload) = self.next().expect("the conversation goes on");
+        assert_eq!(kind, Kind::Control);
+        decode_message(&payload).expect("a message")
+    }
+
+    fn hear_failure(&mut self, what: &str) {
+        let heard = self.hear();
+        assert!(matches!(&heard, FromWorker::Failed { cause } if cause.contains(what)), "{heard:?}");
+    }
+}
+
+fn hello(role: Role) -> Hello {
+    Hello { magic: MAGIC.into(), protocol: PROTOCOL, program: PROGRAM.into(), key: KEY.into(), role }
+}
+
+fn begin(job: u64) -> Begin {
+    Begin {
+        job: JobId(job),
+        name: WordCount::NAME.into(),
+        params: r#"{"tokens":"word","ignore_case":false}"#.into(),
+        seed: Seed([1, 2]),
+        worker: WorkerId(0),
+        timeout_ms: MIN_TIMEOUT.as_millis() as u64,
+    }
+}
+
+fn shuffle(workers: &[u32], owners: &[u32]) -> ToWorker {
+    let workers = workers.iter().map(|&id| (WorkerId(id), String::new())).collect();
+    ToWorker::Shuffle {
+        epoch: EPOCH,
+        routes: Routes { workers, owners: owners.iter().copied().map(WorkerId).collect() },
+    }
+}
+
+#[test]
+fn a_job_goes_from_its_beginning_to_its_end() {
+    let served = Served::start();
+    let mut client = served.client(begin(7));
+    assert_eq!(client.hear(), FromWorker::Begun);
+    served.assert_well(1);
+    client.split(5, "b a b");
+    assert_eq!(client.hear(), FromWorker::Mapped { split: SplitId(5), pairs: 3 });
+    client.order(&shuffle(&[0], &[0, 0]));
+    assert_eq!(client.hear(), FromWorker::Shuffled { epoch: EPOCH, sent_bytes: 0 });
+    client.order(&ToWorker::Reduce { epoch: EPOCH, top: None });
+    assert_eq!(client.hear(), FromWorker::Reduced { epoch: EPOCH, distinct: 2, entries: 2, bytes: 0 });
+    // More credit than there is memory for.
+    client.order(&ToWorker::Fetch { epoch: EPOCH, credit: u32::MAX });
+    client.order(&ToWorker::Credit { batches: u32::MAX });
+    let (kind, result) = client.next().expect("the result");
+    let result: Result<Vec<_>, _> = Decoder::<u64>::new(&result).collect();
+    assert_eq!((kind, result), (Kind::Results, Ok(vec![(&b"b"[..], 2), (b"a", 1)])));
+    assert_eq!(client.hear(), FromWorker::ResultsEnd { epoch: EPOCH });
+    write_frame(&mut client.0.writer, Kind::End, &[]).expect("the worker listens");
+    assert_eq!(client.next(), None);
+    served.assert_well(0);
+}
+
+#[test]
+fn a_second_job_of_the_same_id_is_refused_and_the_first_goes_on() {
+    let served = Served::start();
+    let mut first = served.client(begin(7));
+    assert_eq!(first.hear(), FromWorker::Begun);
+    let mut second = served.client(begin(7));
+    second.hear_failure("runs here already");
+    assert_eq!(second.next(), None);
+    served.assert_well(1);
+    first.split(1, "a");
+    assert_eq!(first.hear(), FromWorker::Mapped { split: SplitId(1), pairs: 1 });
+    drop(first);
+    served.assert_well(0);
+    let mut again = served.client(begin(7));
+    assert_eq!(again.hear(), FromWorker::Begun);
+}
+
+#[test]
+fn a_job_that_cannot_be_is_refused_with_the_reason() {
+    let served = Served::start();
+    served.client(Begin { name: "sort".into(), ..begin(1) }).hear_failure("\"sort\"");
+    served.client(Begin { params: "{".into(), ..begin(1) }).hear_failure("parameters");
+    served.assert_well(0);
+}
+
+#[test]
+fn who_is_not_of_this_cluster_or_version_is_refused() {
+    let served = Served::start();
+    let client = || hello(Role::Client);
+    for (hello, what) in [
+        (Hello { key: "another".into(), ..client() }, "another cluster"),
+        (Hello { key: String::new(), ..hello(Role::Status) }, "another cluster"),
+        (Hello { protocol: PROTOCOL + 1, ..client() }, "protocol"),
+        (Hello { program: "0.0.0".into(), ..client() }, "version 0.0.0"),
+        (Hello { magic: "http".into(), ..client() }, "mapreduce worker"),
+        (hello(Role::Peer { job: JobId(9), epoch: EPOCH, source: WorkerId(1) }), "not running here"),
+    ] {
+        let (mut connection, greeting) = served.say(&hello);
+        let Ok(Greeting::Refused { reason, .. }) = &greeting else { panic!("{what}: {greeting:?}") };
+        assert!(reason.contains(what), "{reason}");
+        let after = read_message::<Greeting>(&mut connection.reader, 1 << 10);
+        assert!(matches!(after, Err(FrameError::Torn)), "the connection goes on: {after:?}");
+    }
+    // How a worker of another version is can be asked.
+    let (_, greeting) = served.say(&Hello { program: "0.0.0".into(), ..hello(Role::Status) });
+    assert!(matches!(greeting, Ok(Greeting::Welcome(_))));
+    served.assert_well(0);
+}
+
+#[test]
+fn garbage_ends_its_connection_only() {
+    let served = Served::start();
+    let mut long = (MAX_HELLO_BYTES as u32 + 1).to_le_bytes().to_vec();
+    long.extend([Kind::Control as u8, 0, 0, 0]);
+    for garbage in [&b"GET / HTTP/1.1\r\nHost: worker\r\n\r\n"[..], &long, &[0; 8], b"\x02\0\0\0\x01\0\0\0{}"]
+    {
+        let mut connection = served.door.knock();
+        std::io::Write::write_all(&mut connection.writer, garbage).expect("the worker listens");
+        let answer = read_message::<Greeting>(&mut connection.reader, 1 << 10);
+        assert!(matches!(answer, Err(FrameError::Torn)), "{answer:?}");
+    }
+    let mut client = served.client(begin(1));
+    assert_eq!(client.hear(), FromWorker::Begun);
+    write_frame(&mut client.0.writer, Kind::Batch, &[b"1234"]).expect("the worker listens");
+    client.hear_failure("does not belong here");
+    served.assert_well(0);
+}
+
+/// A byte now and then is no conversation.
+#[test]
+fn a_greeting_that_drips_ends_at_its_deadline() {
+    let served = Served::start();
+    let mut connection = served.door.knock();
+    let begin = Instant::now();
+    let header = [200, 0, 0, 0, Kind::Control as u8, 0, 0, 0];
+    std::io::Write::write_all(&mut connection.writer, &header).expect("the worker listens");
+    let mut drip = || {
+        std::thread::sleep(Duration::from_millis(200));
+        std::io::Write::write_all(&mut connection.writer, b" ")
+    };
+    while drip().is_ok() {
+        assert!(begin.elapsed() < GREETING_TIMEOUT * 2, "it is still listened to");
+    }
+    assert!(begin.elapsed() > GREETING_TIMEOUT / 2, "it was refused for another reason");
+    served.assert_well(0);
+}
+
+/// It reaches all other workers between the greeting and the job, and a host that is down takes its time.
+#[test]
+fn a_client_may_be_busy_before_its_job_begins() {
+    let served = Served::start();
+    let (connection, greeting) = served.say(&hello(Role::Client));
+    assert!(matches!(greeting, Ok(Greeting::Welcome(_))), "{greeting:?}");
+    std::thread::sleep(GREETING_TIMEOUT + Duration::from_secs(1));
+    let mut client = Client(connection);
+    client.order(&ToWorker::Begin(begin(1)));
+    assert_eq!(client.hear(), FromWorker::Begun);
+}
+
+#[test]
+fn routes_that_lead_nowhere_are_refused() {
+    for (workers, owners) in [(&[0][..], &[][..]), (&[0], &[0, 1]), (&[0, 1, 1], &[0]), (&[1], &[1])] {
+        let served = Served::start();
+        let mut client = served.client(begin(1));
+        assert_eq!(client.hear(), FromWorker::Begun);
+        client.split(1, "a b c");
+        assert!(matches!(client.hear(), FromWorker::Mapped { .. }));
+        client.order(&shuffle(workers, owners));
+        client.hear_failure("");
+        drop(client);
+        served.assert_well(0);
+    }
+}
+
+/// Its client may still be busy with what was asked before it hears the reason.
+#[test]
+fn a_worker_that_gave_up_stays_until_its_client_ends_the_job() {
+    let served = Served::start();
+    let mut client = served.client(begin(1));
+    assert_eq!(client.hear(), FromWorker::Begun);
+    client.order(&ToWorker::Reduce { epoch: EPOCH, top: None });
+    client.split(1, "a");
+    client.hear_failure("before the shuffle ended");
+    client.order(&ToWorker::Beat);
+    client.split(2, "a");
+    served.assert_well(1);
+    write_frame(&mut client.0.writer, Kind::End, &[]).expect("the worker listens");
+    assert_eq!(client.next(), None);
+    served.assert_well(0);
+}
+
+#[test]
+fn a_client_that_is_silent_is_given_up() {
+    let served = Served::start();
+    let mut client = served.client(begin(1));
+    assert_eq!(client.hear(), FromWorker::Begun);
+    client.hear_failure("the client is gone");
+    assert_eq!(client.next(), None);
+    served.assert_well(0);
+}
