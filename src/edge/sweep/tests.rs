@@ -1,7 +1,7 @@
 //! Tests: sweeps over probes that answer, fail, are silent or panic.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
 
@@ -155,11 +155,21 @@ fn refused_logins_end_it_unless_some_host_answers() {
     let swept = sweep(candidates(50), options(5, 4), |host| Err(failure(host, Step::Authenticate)), |_| {});
     assert!(swept.refused);
     assert!(swept.failed.len() < 14 && swept.unheard > 30);
-    let probe = |host: &Host| match index(host) {
-        0 => Ok(facts()),
-        _ => Err(failure(host, Step::Authenticate)),
+    // The others are refused only once the first has been heard.
+    let answered = Arc::new(AtomicBool::new(false));
+    let heard = answered.clone();
+    let probe = move |host: &Host| {
+        if index(host) == 0 {
+            return Ok(facts());
+        }
+        while !heard.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        Err(failure(host, Step::Authenticate))
     };
-    let swept = sweep(candidates(50), options(5, 4), probe, |_| {});
+    let swept = sweep(candidates(50), options(5, 4), probe, |heard| {
+        answered.fetch_or(matches!(heard, Heard::Answered(..)), Ordering::SeqCst);
+    });
     assert!(!swept.refused);
     assert_eq!(swept.failed.len(), 49);
 }
