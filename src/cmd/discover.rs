@@ -168,7 +168,7 @@ fn conclude(
         return Ok(());
     }
     let outcome = match found {
-        0 => format!("no host answered, {wanted} wanted; {path} is left as it was"),
+        0 => format!("no host answered, {wanted} wanted; nothing was written to {path}"),
         _ => format!("only {found} of {wanted} hosts answered; {path} holds those"),
     };
     let cause = match (failed, swept.refused) {
