@@ -71,7 +71,8 @@ fn by_cat(connection: &mut Connection, file: &mut Upload<'_>, temporary: &str) -
 }
 
 /// The remote half. The connection may be cut, which looks like the end of the input, so the length is checked before
-/// the file gets its name. No `!` in here: csh, as login shell, would take it for history. `remote/clean.sh` knows it by how it begins.
+/// the file gets its name. No `!` in here: csh, as login shell, would take it for history. `remote/clean.sh` knows it
+/// by how it begins.
 pub(crate) fn receive_script(temporary: &str, path: &str, len: u64, mode: u32) -> String {
     let (temporary, path) = (quote(temporary), quote(path));
     format!(
