@@ -4,6 +4,7 @@ pub mod client;
 pub(crate) mod collect;
 pub(crate) mod engine;
 pub mod greet;
+pub(crate) mod inbox;
 pub mod link;
 pub mod local;
 #[cfg(test)]

@@ -21,8 +21,8 @@ use crate::wire::frame::{FrameError, MAX_HELLO_BYTES};
 use crate::wire::message::{Greeting, Hello, MAGIC, PROTOCOL, Role, Welcome, read_message, write_message};
 
 use super::greet::{PROGRAM, Until};
+use super::inbox::{Inbox, receive_stream};
 use super::link::{Connection, Listen, Network};
-use super::shuffle::{Inbox, receive_stream};
 use super::spawn;
 use job::serve_client;
 

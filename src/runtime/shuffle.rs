@@ -1,12 +1,11 @@
-//! Shuffle: streams between peers: batches sent and acknowledged, batches received and kept for the reduce.
+//! Shuffle: the sending end: every partition combined, in batches to its owner, all peers at once.
 //!
-//! Invariant: sending and receiving never wait for each other, so no ring of full buffers can stand still: a receiver
-//! only ever waits for its own source, and takes whatever comes.
+//! Invariant: sending and receiving (`inbox`) are different threads and never wait for each other.
 
-use std::collections::{BTreeSet, HashMap};
-use std::io::{BufReader, Read, Write};
+use std::collections::HashMap;
+use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Builder;
 use std::time::Duration;
 
@@ -17,13 +16,13 @@ use crate::logic::ids::{Epoch, JobId, WorkerId};
 use crate::logic::partition::Partition;
 use crate::logic::table::{ByPartition, Table};
 use crate::wire::entries;
-use crate::wire::frame::{FrameError, Kind, MAX_PAYLOAD_BYTES, read_frame, write_frame};
-use crate::wire::message::{BATCH_HEADER_BYTES, Role, Routes, decode_batch};
+use crate::wire::frame::{FrameError, Kind, read_frame, write_frame};
+use crate::wire::message::{BATCH_HEADER_BYTES, Role, Routes};
 
 use super::engine::{Work, combine, group, on_all_threads};
 use super::greet::greet;
 use super::guarded;
-use super::link::{BEAT_INTERVAL, Connection, Control, Network, READ_BUFFER_BYTES};
+use super::link::{BEAT_INTERVAL, Connection, Control, Network};
 use super::results::BATCH_BYTES;
 
 /// Batches that may wait for one peer's stream before those who fill it wait.
@@ -254,193 +253,21 @@ fn read_acknowledgement(mut reader: &mut (dyn Read + Send)) -> Result<(), FrameE
     }
 }
 
-/// What arrived from peers, by partition, for the current epoch of one job.
-#[derive(Default)]
-pub(crate) struct Inbox {
-    /// A lock: one thread for each source puts in, the reduce takes out.
-    state: Mutex<InboxState>,
-}
-
-#[derive(Default)]
-struct InboxState {
-    epoch: Option<Epoch>,
-    sources: BTreeSet<WorkerId>,
-    partitions: HashMap<Partition, Vec<Vec<u8>>>,
-}
-
-/// The stream belongs to an epoch that is over, its source has one already, or is none of the workers.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the stream is stale: {0}")]
-pub(crate) struct Stale(&'static str);
-
-impl Inbox {
-    fn state(&self) -> MutexGuard<'_, InboxState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Opens the stream of `source` in `epoch`. A newer epoch drops what is held of an older one.
-    ///
-    /// # Errors
-    /// If the epoch is older than the newest known, or the source has sent a stream in it.
-    pub(crate) fn open(&self, epoch: Epoch, source: WorkerId) -> Result<(), Stale> {
-        let mut state = self.state();
-        if state.epoch.is_some_and(|current| current > epoch) {
-            return Err(Stale("a newer epoch has begun"));
-        }
-        if state.epoch != Some(epoch) {
-            *state = InboxState { epoch: Some(epoch), ..InboxState::default() };
-        }
-        if !state.sources.insert(source) {
-            return Err(Stale("its source has sent one already"));
-        }
-        Ok(())
-    }
-
-    fn put(&self, epoch: Epoch, partition: Partition, batch: Vec<u8>) -> Result<(), Stale> {
-        let mut state = self.state();
-        if state.epoch != Some(epoch) {
-            return Err(Stale("a newer epoch has begun"));
-        }
-        state.partitions.entry(partition).or_default().push(batch);
-        Ok(())
-    }
-
-    /// Takes out what arrived in `epoch`, in which each of `sources` has sent its stream.
-    ///
-    /// # Errors
-    /// If what is held is not that, nothing more and nothing less.
-    pub(crate) fn take(
-        &self,
-        epoch: Epoch,
-        sources: &BTreeSet<WorkerId>,
-    ) -> Result<HashMap<Partition, Vec<Vec<u8>>>, Stale> {
-        let mut state = self.state();
-        // Who is alone gets no stream, so no epoch either.
-        if state.epoch.is_some_and(|current| current != epoch) {
-            return Err(Stale("a newer epoch has begun"));
-        }
-        if state.sources != *sources {
-            return Err(Stale("its source is none of the workers"));
-        }
-        Ok(std::mem::take(&mut state.partitions))
-    }
-}
-
-/// Receives one peer's stream, acknowledging each batch, until its end.
-///
-/// # Errors
-/// If the stream breaks or is stale.
-pub(crate) fn receive_stream(connection: Connection, inbox: &Inbox, epoch: Epoch) -> Result<(), String> {
-    let Connection { reader, mut writer, .. } = connection;
-    let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
-    let acknowledge = |writer: &mut Box<dyn Write + Send>| {
-        write_frame(writer, Kind::Ack, &[]).map_err(|error| FrameError::from(error).to_string())
-    };
-    loop {
-        let mut payload = Vec::new();
-        match read_frame(&mut reader, &mut payload, MAX_PAYLOAD_BYTES).map_err(|error| error.to_string())? {
-            Some(Kind::Batch) => {
-                let (partition, _) = decode_batch(&payload).map_err(|error| error.to_string())?;
-                inbox.put(epoch, partition, payload).map_err(|error| error.to_string())?;
-                acknowledge(&mut writer)?;
-            }
-            Some(Kind::Beat) => {}
-            Some(other) => return Err(FrameError::Unexpected(other).to_string()),
-            None => return acknowledge(&mut writer),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use crossbeam_channel::unbounded;
 
     use super::*;
-    use crate::runtime::memory::pair;
+    use crate::runtime::inbox::{Inbox, receive_stream};
+    use crate::runtime::memory::{Door, pair};
+    use crate::wire::frame::MAX_PAYLOAD_BYTES;
 
     const EPOCH: Epoch = Epoch(2);
-    const SOURCE: WorkerId = WorkerId(1);
-
-    fn sources(ids: &[u32]) -> BTreeSet<WorkerId> {
-        ids.iter().copied().map(WorkerId).collect()
-    }
 
     fn batch(partition: u32) -> Vec<u8> {
         [&partition.to_le_bytes()[..], b"entries"].concat()
-    }
-
-    #[test]
-    fn an_inbox_takes_one_stream_a_source_and_epoch() {
-        let inbox = Inbox::default();
-        assert_eq!(inbox.open(EPOCH, SOURCE), Ok(()));
-        assert!(inbox.open(EPOCH, SOURCE).is_err(), "a second stream of one source");
-        assert_eq!(inbox.open(EPOCH, WorkerId(2)), Ok(()));
-        assert!(inbox.open(Epoch(1), WorkerId(3)).is_err(), "a stale epoch");
-        inbox.put(EPOCH, Partition(5), batch(5)).expect("it is of this epoch");
-        let taken = inbox.take(EPOCH, &sources(&[1, 2])).expect("all are there");
-        assert_eq!(taken, HashMap::from([(Partition(5), vec![batch(5)])]));
-    }
-
-    #[test]
-    fn a_newer_epoch_drops_what_is_held() {
-        let inbox = Inbox::default();
-        inbox.open(EPOCH, SOURCE).expect("the first stream");
-        inbox.put(EPOCH, Partition(0), batch(0)).expect("it is of this epoch");
-        inbox.open(Epoch(3), SOURCE).expect("a newer epoch");
-        assert!(inbox.put(EPOCH, Partition(0), batch(0)).is_err());
-        assert!(
-            inbox.take(EPOCH, &sources(&[1])).is_err(),
-            "nothing is folded in the place of what was dropped"
-        );
-        assert_eq!(inbox.take(Epoch(3), &sources(&[1])), Ok(HashMap::new()));
-    }
-
-    #[test]
-    fn nothing_is_taken_unless_each_worker_and_nobody_else_has_sent() {
-        let inbox = Inbox::default();
-        assert_eq!(inbox.take(EPOCH, &sources(&[])), Ok(HashMap::new()), "who is alone gets no stream");
-        inbox.open(EPOCH, SOURCE).expect("the first stream");
-        assert!(inbox.take(EPOCH, &sources(&[])).is_err());
-        assert!(inbox.take(EPOCH, &sources(&[1, 2])).is_err());
-    }
-
-    /// Receives what `send` sends: how it ended, and what is in the inbox.
-    fn receive(send: impl FnOnce(Connection) + Send) -> (Result<(), String>, usize) {
-        let [sender, receiver] = pair();
-        let inbox = Inbox::default();
-        inbox.open(EPOCH, SOURCE).expect("the first stream");
-        let received = std::thread::scope(|scope| {
-            scope.spawn(move || send(sender));
-            receive_stream(receiver, &inbox, EPOCH)
-        });
-        let held = inbox.take(EPOCH, &sources(&[1])).expect("it is of this epoch");
-        (received, held.values().map(Vec::len).sum())
-    }
-
-    #[test]
-    fn a_stream_is_whole_only_with_its_end() {
-        let send = |frames: &'static [(Kind, &'static [u8])]| {
-            move |mut connection: Connection| {
-                for (kind, payload) in frames {
-                    let _ = write_frame(&mut connection.writer, *kind, &[payload]);
-                }
-                // Until the receiver has ended.
-                let _ = connection.reader.read_to_end(&mut Vec::new());
-            }
-        };
-        let whole = send(&[
-            (Kind::Batch, b"\0\0\0\0"),
-            (Kind::Beat, b""),
-            (Kind::Batch, b"\x01\0\0\0"),
-            (Kind::End, b""),
-        ]);
-        assert_eq!(receive(whole), (Ok(()), 2));
-        let torn = receive(|mut connection| {
-            let _ = write_frame(&mut connection.writer, Kind::Batch, &[b"\0\0\0\0"]);
-        });
-        assert!(torn.0.is_err_and(|cause| cause.contains("middle of a conversation")));
-        assert!(receive(send(&[(Kind::Batch, b"\0\0")])).0.is_err(), "a batch without its partition");
-        assert!(receive(send(&[(Kind::Results, b"")])).0.is_err(), "another kind of frame");
     }
 
     #[test]
@@ -467,7 +294,7 @@ mod tests {
     fn no_more_is_on_its_way_than_may_be_and_all_is_acknowledged() {
         let [mut sender, receiver] = pair();
         let inbox = Inbox::default();
-        inbox.open(EPOCH, SOURCE).expect("the first stream");
+        inbox.open(EPOCH, WorkerId(1)).expect("the first stream");
         let (batches, queue) = unbounded();
         for partition in 0..100 {
             batches.send(Filled::Batch(batch(partition))).expect("it is open");
@@ -480,12 +307,12 @@ mod tests {
             assert_eq!(receiving.join().expect("no panic"), Ok(()));
         });
         assert_eq!(bytes.into_inner(), 100 * batch(0).len() as u64);
-        assert_eq!(inbox.take(EPOCH, &sources(&[1])).expect("it is whole").len(), 100);
+        assert_eq!(inbox.take(EPOCH, &BTreeSet::from([WorkerId(1)])).expect("it is whole").len(), 100);
     }
 
     #[test]
     fn a_stream_that_opens_after_the_end_of_the_job_is_closed() {
-        let door = crate::runtime::memory::Door::new();
+        let door = Door::new();
         let peers = Peers {
             network: Arc::new(door),
             key: String::new(),

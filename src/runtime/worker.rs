@@ -14,9 +14,10 @@ use crate::logic::worker::{Command, Event, Reduced, Reply, Worker};
 use crate::wire::message::{FromWorker, Routes};
 
 use super::engine::{Executed, Incoming, Mappers, SplitData, Work, reduce};
+use super::inbox::Inbox;
 use super::link::Answer;
 use super::results::{Sorted, send_sorted};
-use super::shuffle::{Inbox, Peers, SendError, Sent, send_all};
+use super::shuffle::{Peers, SendError, Sent, send_all};
 use super::{guarded, spawn};
 
 /// What reaches the loop.
