@@ -27,7 +27,7 @@ const STEPS: u64 = 1000;
 
 /// A phase that is over, one whose end is known, one whose end is not, and a worker.
 const ENDED: &str = "{prefix:>8} {wide_msg}";
-const MOVING: &str = "{prefix:>8} {bar:24.cyan/dim} {percent:>3} %  {wide_msg}";
+const MOVING: &str = "{prefix:>8} {bar:12.cyan/dim} {percent:>3} %  {wide_msg}";
 const WAITING: &str = "{prefix:>8} {spinner:.cyan} {wide_msg}";
 const WORKER: &str = "         {wide_msg:.dim}";
 
