@@ -139,7 +139,10 @@ fn explain(error: RunError, names: &[String], input: &Input, options: &RunOption
                     "`status` says what runs where; `deploy` starts the workers again".to_owned()
                 }
                 Workers::Named(_) => "run again without it in --workers, or start it again".to_owned(),
-                _ => format!("run again with --servers {left}, or `deploy` to start it again"),
+                _ => format!(
+                    "run again with --servers {left}; or `deploy` to start it again, or without it in the hosts \
+                     file if this happens again"
+                ),
             };
             (lost, Some(advice))
         }

@@ -129,7 +129,7 @@ impl HostFailure {
             Step::Upload => format!("ssh {host} df -h, then --remote-dir DIR on a file system with space"),
             Step::Start => "--remote-dir DIR, with DIR on a file system not mounted noexec".into(),
             Step::Reach => {
-                "run from inside the hosts' network; a firewall keeps the worker's port from this machine"
+                "a machine inside the hosts' network: most likely a firewall keeps high ports from this one"
                     .into()
             }
             Step::Record => "df -h . and ls -ld .mapreduce on this machine, beside the hosts file".into(),

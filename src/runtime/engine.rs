@@ -118,9 +118,9 @@ fn check_memory(held: usize, allowed: u64) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "the map tables need {} MiB, more than the {} MiB that this worker may use (--memory)",
-        held >> 20,
-        allowed >> 20
+        "the map tables need {:.1} MB, more than the {:.1} MB that this worker may use (--memory)",
+        held as f64 / 1e6,
+        allowed as f64 / 1e6
     ))
 }
 

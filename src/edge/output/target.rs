@@ -60,7 +60,10 @@ impl Target {
             Ok(found) if found.is_file() => {
                 let real = fs::canonicalize(path).with_context(|| name.to_string())?;
                 // A file that the user may not write is not replaced either, though its directory would allow it.
-                File::options().write(true).open(&real).with_context(|| name.to_string())?;
+                File::options()
+                    .write(true)
+                    .open(&real)
+                    .with_context(|| format!("{name}: cannot be written"))?;
                 let place = Place::beside(real, Some(found.permissions().mode() & 0o777))?;
                 Ok(Target { name: name.to_string(), place })
             }
@@ -114,6 +117,7 @@ impl Place {
             .suffix(".part")
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(directory)
+            .map_err(without_path)
             .with_context(|| format!("{name}: cannot be created"))?;
         let guard = remove_at_exit(temporary.path());
         Ok(Place::Whole { temporary, path, mode, _guard: guard })
@@ -129,6 +133,14 @@ impl Place {
         temporary.as_file().sync_all()?;
         temporary.persist(&path).map_err(|failed| failed.error)?;
         Ok(())
+    }
+}
+
+/// Takes away the path that `tempfile` adds: of a file that nobody has heard of.
+fn without_path(error: io::Error) -> io::Error {
+    match error.to_string().rsplit_once(" at path ") {
+        Some((what, _)) => io::Error::new(error.kind(), what.to_owned()),
+        None => error,
     }
 }
 
@@ -217,7 +229,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let error = |path: &Path| format!("{:#}", Target::file(path).err().unwrap());
         assert!(error(directory.path()).ends_with(": is a directory"));
-        assert!(error(&directory.path().join("no/out")).contains("no/out: cannot be created"));
+        let missing = error(&directory.path().join("no/out"));
+        assert!(missing.contains("no/out: cannot be created: No such file"), "{missing}");
+        assert!(!missing.contains(".part"), "{missing}");
     }
 
     #[test]
