@@ -4,15 +4,16 @@
 //! stand still.
 
 use std::collections::{BTreeSet, HashMap};
-use std::io::{BufReader, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use crate::logic::ids::{Epoch, WorkerId};
 use crate::logic::partition::Partition;
 use crate::wire::frame::{FrameError, Kind, MAX_PAYLOAD_BYTES, read_frame, write_frame};
 use crate::wire::message::decode_batch;
 
-use super::link::{Connection, READ_BUFFER_BYTES};
+use super::link::{BEAT_INTERVAL, Connection, READ_BUFFER_BYTES};
 
 /// What arrived from peers, by partition, for the current epoch of one job.
 #[derive(Default)]
@@ -91,10 +92,12 @@ impl Inbox {
 /// # Errors
 /// If the stream breaks or is stale.
 pub(crate) fn receive_stream(connection: Connection, inbox: &Inbox, epoch: Epoch) -> Result<(), String> {
-    let Connection { reader, mut writer, .. } = connection;
-    let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
-    let acknowledge = |writer: &mut Box<dyn Write + Send>| {
-        write_frame(writer, Kind::Ack, &[]).map_err(|error| FrameError::from(error).to_string())
+    let Connection { reader, writer, .. } = connection;
+    let taking = Taking { reader, writer, said: Instant::now() };
+    let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, taking);
+    let acknowledge = |reader: &mut BufReader<Taking>| {
+        let said = reader.get_mut().say(Kind::Ack);
+        said.map_err(|error| FrameError::from(error).to_string())
     };
     loop {
         let mut payload = Vec::new();
@@ -102,19 +105,43 @@ pub(crate) fn receive_stream(connection: Connection, inbox: &Inbox, epoch: Epoch
             Some(Kind::Batch) => {
                 let (partition, _) = decode_batch(&payload).map_err(|error| error.to_string())?;
                 inbox.put(epoch, partition, payload).map_err(|error| error.to_string())?;
-                acknowledge(&mut writer)?;
+                acknowledge(&mut reader)?;
             }
             Some(Kind::Beat) => {}
             Some(other) => return Err(FrameError::Unexpected(other).to_string()),
-            None => return acknowledge(&mut writer),
+            None => return acknowledge(&mut reader),
         }
+    }
+}
+
+/// A stream that is being received. While a batch crawls over a slow link, its sender waits for an acknowledgement;
+/// so that it does not take the wait for silence, it hears a beat now and then as long as bytes come.
+struct Taking {
+    reader: Box<dyn Read + Send>,
+    writer: Box<dyn Write + Send>,
+    /// When the sender last heard of us.
+    said: Instant,
+}
+
+impl Taking {
+    fn say(&mut self, kind: Kind) -> io::Result<()> {
+        self.said = Instant::now();
+        write_frame(&mut self.writer, kind, &[])
+    }
+}
+
+impl Read for Taking {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(into)?;
+        if read > 0 && self.said.elapsed() >= BEAT_INTERVAL {
+            self.say(Kind::Beat)?;
+        }
+        Ok(read)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-
     use super::*;
     use crate::runtime::memory::pair;
 

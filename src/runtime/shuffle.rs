@@ -246,10 +246,14 @@ fn send_batches(
 }
 
 fn read_acknowledgement(mut reader: &mut (dyn Read + Send)) -> Result<(), FrameError> {
-    match read_frame(&mut reader, &mut Vec::new(), 0)? {
-        Some(Kind::Ack) => Ok(()),
-        Some(other) => Err(FrameError::Unexpected(other)),
-        None => Err(FrameError::Torn),
+    loop {
+        match read_frame(&mut reader, &mut Vec::new(), 0)? {
+            // The batch is on its way, however slow.
+            Some(Kind::Beat) => {}
+            Some(Kind::Ack) => return Ok(()),
+            Some(other) => return Err(FrameError::Unexpected(other)),
+            None => return Err(FrameError::Torn),
+        }
     }
 }
 
@@ -288,6 +292,42 @@ mod tests {
         let nothing = read_frame(&mut receiver.reader, &mut payload, MAX_PAYLOAD_BYTES);
         assert!(matches!(nothing, Err(FrameError::Silent)), "{nothing:?}");
         drop(sender);
+    }
+
+    /// Reads a few bytes at a time, with a pause before each: a link of two kilobytes a second.
+    struct Crawling(Box<dyn Read + Send>);
+
+    impl Read for Crawling {
+        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+            std::thread::sleep(Duration::from_millis(50));
+            let most = into.len().min(100);
+            self.0.read(&mut into[..most])
+        }
+    }
+
+    #[test]
+    fn a_batch_that_crawls_is_no_silence() {
+        let [mut sender, mut receiver] = pair();
+        // Longer than a beat, shorter than the batch takes.
+        let deadline = BEAT_INTERVAL + Duration::from_millis(700);
+        sender.control.set_deadline(deadline).expect("it is open");
+        receiver.control.set_deadline(deadline).expect("it is open");
+        receiver.reader = Box::new(Crawling(receiver.reader));
+        let inbox = Inbox::default();
+        inbox.open(EPOCH, WorkerId(1)).expect("the first stream");
+        let (batches, queue) = bounded(QUEUE_BATCHES);
+        let crawling = [&3u32.to_le_bytes()[..], &[b'x'; 8000]].concat();
+        batches.send(Filled::Batch(crawling.clone())).expect("it is open");
+        batches.send(Filled::End).expect("it is open");
+        let sent = std::thread::scope(|scope| {
+            let receiving = scope.spawn(|| receive_stream(receiver, &inbox, EPOCH));
+            let sent = send_batches(&mut sender, &queue, &AtomicU64::new(0));
+            assert_eq!(receiving.join().expect("no panic"), Ok(()));
+            sent
+        });
+        assert!(matches!(sent, Ok(true)), "{sent:?}");
+        let taken = inbox.take(EPOCH, &BTreeSet::from([WorkerId(1)])).expect("all are there");
+        assert_eq!(taken.values().flatten().collect::<Vec<_>>(), [&crawling]);
     }
 
     #[test]

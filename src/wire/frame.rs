@@ -50,7 +50,7 @@ pub enum Kind {
     Ack = 5,
     /// Nothing follows.
     End = 6,
-    /// The sender of a stream of batches lives, and has none ready.
+    /// Of a stream of batches: the sender lives and has none ready, or the receiver lives and takes one that crawls.
     Beat = 7,
 }
 
