@@ -69,11 +69,7 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
         advice: Some("--help says what the job takes".into()),
         exit: Exit::Usage,
     })?;
-    if options.worker_timeout < MIN_TIMEOUT {
-        let cause =
-            anyhow!("--worker-timeout is at least {} s: workers beat once a second", MIN_TIMEOUT.as_secs());
-        return Err(CommandError { cause, advice: None, exit: Exit::Usage });
-    }
+    check(options)?;
     machine::raise_open_files();
     let input = Input::open(&options.inputs)?;
     let sink = output::open(&options.destination, options.format, J::COLUMNS)?;
@@ -115,6 +111,23 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
     console.block(&table::phase_table(&report, J::COLUMNS[0]));
     if let Some(file) = report_file {
         file.write(&report)?;
+    }
+    Ok(())
+}
+
+/// Refuses what cannot be meant.
+fn check(options: &RunOptions) -> Result<(), CommandError> {
+    if options.worker_timeout < MIN_TIMEOUT {
+        let least = MIN_TIMEOUT.as_secs();
+        return Err(CommandError::usage(anyhow!(
+            "--worker-timeout is at least {least} s: workers beat once a second"
+        )));
+    }
+    if let (Destination::File(output), Some(report)) = (&options.destination, &options.report)
+        && output == report
+    {
+        let name = output.display();
+        return Err(CommandError::usage(anyhow!("{name} cannot be both the result and the report")));
     }
     Ok(())
 }

@@ -210,6 +210,16 @@ fn wrong_usage_exits_2_and_says_so_on_standard_error() {
 }
 
 #[test]
+fn one_file_cannot_be_both_the_result_and_the_report() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/alice.txt");
+    let refused = Invocation::new(&["run", text, "-o", "same", "--report", "same"]);
+    let refused = refused.current_dir(directory.path()).run().expect_code(2);
+    assert!(refused.stderr.contains("same cannot be both"), "{}", refused.stderr);
+    assert!(!directory.path().join("same").exists());
+}
+
+#[test]
 fn every_flag_of_every_command_is_taken() {
     for line in [
         "mapreduce discover 16 --from list.txt --user me --suffix .enst.fr --hosts h.toml --timeout 5 --parallel 8",
