@@ -106,7 +106,7 @@ pub enum Event {
         entries: u64,
         bytes: u64,
     },
-    /// The result is written and final.
+    /// The whole result is written; once the job has ended well, the client makes it final.
     Merged,
     /// The result cannot be written.
     OutputFailed {

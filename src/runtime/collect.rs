@@ -6,11 +6,10 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::job::{Job, Value};
 use crate::logic::ids::WorkerId;
-use crate::logic::merge::merge;
 
 use super::link::Order;
 use super::results::{
-    Broken, CREDIT_BATCHES, Piece, Pieces, ResultCursor, Sorted, SortedCursor, StreamCursor,
+    Broken, CREDIT_BATCHES, Piece, Pieces, ResultCursor, Sorted, SortedCursor, StreamCursor, merge_first,
 };
 use super::source::Sink;
 
@@ -71,24 +70,15 @@ pub(crate) fn write_merged<J: Job>(
         }
         Streams::Remote(streams) => streams.into_iter().map(Stream::open).collect::<Result<Vec<_>, _>>()?,
     };
-    let mut left = top.unwrap_or(u64::MAX);
     let mut count = 0;
-    merge(
-        &mut cursors,
-        |a, b| job.compare(a, b),
-        |key, value| {
-            if left == 0 {
-                return Ok(false);
-            }
-            left -= 1;
-            sink.entry(key, value)?;
-            count += 1;
-            if count % 1024 == 0 {
-                entries.store(count, Ordering::Relaxed);
-            }
-            Ok(true)
-        },
-    )?;
+    merge_first(job, &mut cursors, top, |key, value| {
+        sink.entry(key, value)?;
+        count += 1;
+        if count % 1024 == 0 {
+            entries.store(count, Ordering::Relaxed);
+        }
+        Ok(())
+    })?;
     entries.store(count, Ordering::Relaxed);
     Ok(Written { sink, entries: count })
 }

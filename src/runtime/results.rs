@@ -96,6 +96,30 @@ pub(crate) enum Broken {
     Output(#[from] std::io::Error),
 }
 
+/// Merges `cursors` in the job's order and hands the entries to `each`; with `top`, only so many.
+///
+/// # Errors
+/// The first of a stream or of `each`.
+pub(crate) fn merge_first<J: Job, C: Cursor<Value = J::Value, Error = Broken>>(
+    job: &J,
+    cursors: &mut [C],
+    top: Option<u64>,
+    mut each: impl FnMut(&[u8], &J::Value) -> Result<(), Broken>,
+) -> Result<(), Broken> {
+    let mut left = top.unwrap_or(u64::MAX);
+    merge(
+        cursors,
+        |a, b| job.compare(a, b),
+        |key, value| {
+            if left == 0 {
+                return Ok(false);
+            }
+            left -= 1;
+            each(key, value).map(|()| true)
+        },
+    )
+}
+
 /// Merges `partitions` and gives the result to `send` in batches; `send` returns `false` if nobody wants it.
 pub(crate) fn send_sorted<J: Job>(
     job: &J,
@@ -105,25 +129,16 @@ pub(crate) fn send_sorted<J: Job>(
 ) -> Result<(), Broken> {
     let mut cursors: Vec<_> = partitions.into_iter().map(SortedCursor::new).collect();
     let mut batch = Vec::with_capacity(BATCH_BYTES + BATCH_BYTES / 8);
-    let mut left = top.unwrap_or(u64::MAX);
-    merge(
-        &mut cursors,
-        |a, b| job.compare(a, b),
-        |key, value| {
-            if left == 0 {
-                return Ok(false);
+    merge_first(job, &mut cursors, top, |key, value| {
+        entries::encode(key, value, &mut batch);
+        if batch.len() >= BATCH_BYTES {
+            let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH_BYTES + BATCH_BYTES / 8));
+            if !send(full) {
+                return Err(Broken::Ended);
             }
-            left -= 1;
-            entries::encode(key, value, &mut batch);
-            if batch.len() >= BATCH_BYTES {
-                let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH_BYTES + BATCH_BYTES / 8));
-                if !send(full) {
-                    return Err(Broken::Ended);
-                }
-            }
-            Ok(true)
-        },
-    )?;
+        }
+        Ok(())
+    })?;
     if !batch.is_empty() && !send(batch) {
         return Err(Broken::Ended);
     }
