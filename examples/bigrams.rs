@@ -2,11 +2,10 @@
 //!
 //! Try it on one machine: `cargo run --release --example bigrams -- run examples/alice.txt`
 
-use std::cmp::Ordering;
 use std::process::ExitCode;
 
-use mapreduce::Job;
 use mapreduce::logic::tokenize::{Tokenizer, Tokens};
+use mapreduce::{Emit, Job};
 
 fn main() -> ExitCode {
     mapreduce::main::<Bigrams>()
@@ -36,7 +35,7 @@ impl Job for Bigrams {
     }
 
     // No pair crosses the end of a line, so splits may end there, as they do unless `is_boundary` says otherwise.
-    fn map(&self, split: &[u8], emit: &mut impl FnMut(&[u8], u64)) {
+    fn map(&self, split: &[u8], emit: &mut impl Emit<u64>) {
         let mut pair = Vec::new();
         for line in split.split(|&byte| byte == b'\n') {
             pair.clear();
@@ -48,7 +47,7 @@ impl Job for Bigrams {
                 let second = pair.len();
                 pair.extend_from_slice(word);
                 if !is_first {
-                    emit(&pair, 1);
+                    emit.pair(&pair, 1);
                     pair.drain(..second);
                 }
             });
@@ -59,7 +58,7 @@ impl Job for Bigrams {
         *into = into.saturating_add(other);
     }
 
-    fn compare(&self, a: (&[u8], &u64), b: (&[u8], &u64)) -> Ordering {
-        b.1.cmp(a.1).then_with(|| a.0.cmp(b.0))
+    fn rank(&self, count: &u64) -> u64 {
+        !count
     }
 }

@@ -37,7 +37,7 @@ pub trait Job: Sized + Send + Sync + 'static {
     /// Emits the pairs of one split. A split ends where [`Job::is_boundary`] allows or with its file.
     ///
     /// A panic in here fails the execution and, with it, the job; the worker lives on.
-    fn map(&self, split: &[u8], emit: &mut impl FnMut(&[u8], Self::Value));
+    fn map(&self, split: &[u8], emit: &mut impl Emit<Self::Value>);
 
     /// Folds `other` into `into`.
     ///
@@ -51,33 +51,44 @@ pub trait Job: Sized + Send + Sync + 'static {
         byte == b'\n'
     }
 
-    /// Order of the result: a total order on pairs of different keys. By key, unless overridden.
-    fn compare(&self, a: (&[u8], &Self::Value), b: (&[u8], &Self::Value)) -> Ordering {
-        let _ = (a.1, b.1);
-        a.0.cmp(b.0)
+    /// Returns where a pair with this value stands in the result: lower ranks first, and keys in the order of their
+    /// bytes where ranks are equal. By key alone, unless overridden.
+    fn rank(&self, value: &Self::Value) -> u64 {
+        let _ = value;
+        0
     }
 
-    /// Returns a number that sorts first what [`Job::compare`] sorts first, as far as it can tell: where two ranks
-    /// differ, the pairs must compare in the same way. Sorting reads the pairs themselves only where ranks are equal.
-    /// It may say nothing, as this one does not, for jobs whose order is their own.
-    fn rank(&self, pair: (&[u8], &Self::Value)) -> u128 {
-        let _ = pair;
-        0
+    /// Compares two pairs as the result is ordered.
+    fn compare(&self, a: (&[u8], &Self::Value), b: (&[u8], &Self::Value)) -> Ordering {
+        self.rank(a.1).cmp(&self.rank(b.1)).then_with(|| a.0.cmp(b.0))
     }
 }
 
-/// Returns the front of `key` as a number that compares as the keys do, for [`Job::rank`].
-#[inline]
-pub fn front_of(key: &[u8]) -> u64 {
-    match key.first_chunk() {
-        Some(front) => u64::from_be_bytes(*front),
-        None => {
-            let mut front = [0; 8];
-            front[..key.len()].copy_from_slice(key);
-            u64::from_be_bytes(front)
+/// Takes the pairs that a map emits. A closure of a key and a value is one, for tests and for a closer look.
+pub trait Emit<V> {
+    /// Emits one pair.
+    fn pair(&mut self, key: &[u8], value: V);
+
+    /// Emits `value` under each key that stands in `text` at one of `spans`, which must lie inside it and in order.
+    /// The quickest way where keys lie in the text as they are: they are looked up many at a time.
+    fn spans(&mut self, text: &[u8], spans: &[Span], value: V)
+    where
+        V: Clone,
+    {
+        for &[start, end] in spans {
+            self.pair(&text[start as usize..end as usize], value.clone());
         }
     }
 }
+
+impl<V, F: FnMut(&[u8], V)> Emit<V> for F {
+    fn pair(&mut self, key: &[u8], value: V) {
+        self(key, value);
+    }
+}
+
+/// Where a key stands in a text: the index of its first byte, and that of the byte behind its last one.
+pub type Span = [u32; 2];
 
 /// A value that is folded: it has a compact wire form and a text form.
 ///

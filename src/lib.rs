@@ -33,4 +33,4 @@ pub mod runtime;
 pub mod wire;
 
 pub use cmd::main;
-pub use job::{Job, Value};
+pub use job::{Emit, Job, Span, Value};

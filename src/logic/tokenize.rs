@@ -14,6 +14,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 use super::split::splits;
+use crate::job::Span;
 use class::{Class, Visible, WordLike};
 
 /// What a word is.
@@ -56,6 +57,12 @@ impl Tokenizer {
                 self.for_each_as_it_is(&piece, |found| word(in_lower_case(found, &mut buffer)));
             }
         }
+    }
+
+    /// Calls `each` with words by the batch: where they stand in the text that it gets beside them, which is `text` or,
+    /// with `ignore_case`, a piece of it in lower case.
+    pub fn for_each_batch(&self, text: &[u8], mut each: impl FnMut(&[u8], &[Span])) {
+        self.for_each(text, |word| each(word, &[[0, word.len() as u32]]));
     }
 
     /// Tells whether the ASCII byte `byte` can stand in no word.

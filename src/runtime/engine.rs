@@ -143,7 +143,7 @@ fn fold_split<J: Job>(
     };
     let mut pairs = 0;
     let mut batch = Batch::new(table, |into, other| work.job.combine(into, other));
-    work.job.map(text, &mut |key, value| {
+    work.job.map(text, &mut |key: &[u8], value| {
         pairs += 1;
         batch.fold(hash(work.seed, key), key, value);
     });
@@ -283,6 +283,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::job::Emit;
     use crate::jobs::word_count::{Params, WordCount};
     use crate::wire::message::SPLIT_HEADER_BYTES;
 
@@ -300,10 +301,10 @@ mod tests {
             WordCount::new(params).map(Self)
         }
 
-        fn map(&self, split: &[u8], emit: &mut impl FnMut(&[u8], u64)) {
-            self.0.map(split, &mut |word, count| {
+        fn map(&self, split: &[u8], emit: &mut impl Emit<u64>) {
+            self.0.map(split, &mut |word: &[u8], count| {
                 assert!(word != b"panic", "told to {}", "x".repeat(5000));
-                emit(word, count);
+                emit.pair(word, count);
             });
         }
 

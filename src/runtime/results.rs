@@ -26,7 +26,8 @@ pub struct Sorted<V> {
 impl<V: Value> Sorted<V> {
     /// Sorts `table`; with `top`, keeps the order of only so many first entries.
     pub(crate) fn new<J: Job<Value = V>>(job: &J, table: Table<V>, top: Option<u64>) -> Self {
-        let ranked = table.iter().enumerate().map(|(at, entry)| (job.rank((entry.key, entry.value)), at));
+        let ranked =
+            table.iter().enumerate().map(|(at, entry)| (rank_and_front(job, entry.key, entry.value), at));
         let mut ranked: Vec<(u128, usize)> = ranked.collect();
         let compare = |a: &(u128, usize), b: &(u128, usize)| {
             a.0.cmp(&b.0).then_with(|| {
@@ -54,6 +55,14 @@ impl<V: Value> Sorted<V> {
     pub(crate) fn len(&self) -> u64 {
         self.order.len() as u64
     }
+}
+
+/// Returns a number that sorts as the pairs do, as far as the first eight bytes of their keys tell.
+fn rank_and_front<J: Job>(job: &J, key: &[u8], value: &J::Value) -> u128 {
+    let mut front = [0; 8];
+    let len = key.len().min(front.len());
+    front[..len].copy_from_slice(&key[..len]);
+    u128::from(job.rank(value)) << 64 | u128::from(u64::from_be_bytes(front))
 }
 
 /// A place in a sorted partition.

@@ -3,7 +3,6 @@
 //! Each phase is held open by the job itself, in one worker: the test waits until it stands there, then strikes. So
 //! that the worker can be killed, it is a process: this test binary, run again.
 
-use std::cmp::Ordering;
 use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
@@ -18,7 +17,7 @@ use mapreduce::cmd::cli::{CommandError, Console, Exit};
 use mapreduce::cmd::run::{RunOptions, Workers, run};
 use mapreduce::edge::net;
 use mapreduce::edge::output::{Destination, Format};
-use mapreduce::job::{Job, Value};
+use mapreduce::job::{Emit, Job, Value};
 use mapreduce::logic::coordinator::Phase;
 use mapreduce::logic::tokenize::{Tokenizer, Tokens};
 use mapreduce::runtime::serve::WorkerOptions;
@@ -90,11 +89,11 @@ impl Job for HeldCount {
         Ok(Self(Tokenizer::new(Tokens::Word, false)))
     }
 
-    fn map(&self, split: &[u8], emit: &mut impl FnMut(&[u8], Count)) {
+    fn map(&self, split: &[u8], emit: &mut impl Emit<Count>) {
         hold_in(Phase::Map);
         self.0.for_each(split, |word| {
             assert!(word != b"poison", "a poisoned record");
-            emit(word, Count(1));
+            emit.pair(word, Count(1));
         });
     }
 
@@ -106,10 +105,10 @@ impl Job for HeldCount {
         self.0.separates(byte)
     }
 
-    fn compare(&self, a: (&[u8], &Count), b: (&[u8], &Count)) -> Ordering {
+    fn rank(&self, count: &Count) -> u64 {
         SORTING.store(true, SeqCst);
         hold_in(Phase::Reduce);
-        b.1.0.cmp(&a.1.0).then_with(|| a.0.cmp(b.0))
+        !count.0
     }
 }
 

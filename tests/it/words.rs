@@ -51,7 +51,7 @@ fn map_reduce<J: Job<Value = u64>>(
     let all = files.iter().flat_map(|file| splits(file, split_bytes, |byte| job.is_boundary(byte)));
     for (number, split) in all.enumerate() {
         let table = &mut maps[number % n_workers];
-        job.map(split, &mut |key, value| table.fold(hash(seed, key), key, value, combine));
+        job.map(split, &mut |key: &[u8], value| table.fold(hash(seed, key), key, value, combine));
     }
     let mut reduced: Vec<Table<u64>> = (0..n_workers).map(|_| Table::new()).collect();
     for map in &maps {
