@@ -4,6 +4,7 @@ pub mod coordinator;
 pub mod ids;
 pub mod merge;
 pub mod partition;
+pub mod rows;
 pub mod split;
 pub mod table;
 pub mod tokenize;

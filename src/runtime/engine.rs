@@ -9,13 +9,12 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use crate::job::Job;
 use crate::logic::ids::SplitId;
 use crate::logic::partition::{Partition, Seed, hash};
+use crate::logic::rows::{Row, join};
 use crate::logic::split::Split;
 use crate::logic::table::{Batch, ByPartition, Table};
-use crate::wire::entries::Decoder;
-use crate::wire::message::{decode_batch, decode_split};
+use crate::wire::message::decode_split;
 
 use super::guarded;
-use super::results::Sorted;
 use super::source::SplitSource;
 
 /// What is the same for all threads that work on a job.
@@ -163,66 +162,22 @@ pub(crate) fn group<J: Job>(
     map_on_all_threads(work, tables.iter().collect(), |table| Ok(table.by_partition(n_partitions)))
 }
 
-/// Folds the entries of `partition` from all `tables` into one.
+/// Joins the entries of `partition` from all `tables`.
 pub(crate) fn combine<J: Job>(
     work: &Work<J>,
     tables: &[Table<J::Value>],
     grouped: &[ByPartition],
     partition: Partition,
-) -> Table<J::Value> {
-    let mut combined = Table::new();
-    let mut batch = Batch::new(&mut combined, |into, other| work.job.combine(into, other));
-    for (table, grouped) in tables.iter().zip(grouped) {
-        for &index in grouped.entries(partition) {
-            let entry = table.entry(index);
-            batch.fold(entry.hash, entry.key, entry.value.clone());
-        }
-    }
-    batch.finish();
-    combined
-}
-
-/// What has arrived for one partition: the worker's own part and the batches of the others.
-pub(crate) struct Incoming<V> {
-    pub own: Option<Table<V>>,
-    /// As they came, headers included.
-    pub batches: Vec<Vec<u8>>,
-}
-
-/// Folds and sorts each of `incoming`, on all threads.
-///
-/// # Errors
-/// If a batch is malformed, or the job panics.
-pub(crate) fn reduce<J: Job>(
-    work: &Work<J>,
-    incoming: Vec<Incoming<J::Value>>,
-    top: Option<u64>,
-) -> Result<Vec<Sorted<J::Value>>, String> {
-    map_on_all_threads(work, incoming, |part| {
-        let table = fold_batches(work, part)?;
-        Ok(Sorted::new(work.job.as_ref(), table, top))
-    })
-}
-
-fn fold_batches<J: Job>(work: &Work<J>, part: Incoming<J::Value>) -> Result<Table<J::Value>, String> {
-    let mut table = part.own.unwrap_or_else(Table::new);
-    let mut folding = Batch::new(&mut table, |into, other| work.job.combine(into, other));
-    for batch in part.batches {
-        let (_, entries) = decode_batch(&batch).map_err(|error| error.to_string())?;
-        for entry in Decoder::<J::Value>::new(entries) {
-            let (key, value) = entry.map_err(|error| error.to_string())?;
-            folding.fold(hash(work.seed, key), key, value);
-        }
-    }
-    folding.finish();
-    Ok(table)
+) -> Vec<Row<J::Value>> {
+    let job = &work.job;
+    join(tables, grouped, partition, |into, other| job.combine(into, other), |value| job.rank(value))
 }
 
 /// Makes something of each of `inputs`, on all threads; the order is kept.
 ///
 /// # Errors
 /// As [`on_all_threads`].
-fn map_on_all_threads<J: Job, I: Send, O: Send>(
+pub(crate) fn map_on_all_threads<J: Job, I: Send, O: Send>(
     work: &Work<J>,
     inputs: Vec<I>,
     each: impl Fn(I) -> Result<O, String> + Sync,
@@ -285,6 +240,7 @@ mod tests {
     use super::*;
     use crate::job::Emit;
     use crate::jobs::word_count::{Params, WordCount};
+    use crate::runtime::reduce::{Incoming, reduce};
     use crate::wire::message::SPLIT_HEADER_BYTES;
 
     /// Counts words until one of them is `panic`.
@@ -393,8 +349,8 @@ mod tests {
     #[test]
     fn malformed_batches_are_an_error() {
         for batch in [vec![0], vec![0, 0, 0, 0, 9, b'x']] {
-            let incoming = Incoming { own: None, batches: vec![batch] };
-            assert!(reduce(&work(1, 0), vec![incoming], None).is_err());
+            let incoming = Incoming { own: Vec::new(), batches: vec![batch] };
+            assert!(reduce(&work(1, 0), &Arc::default(), vec![incoming], None).is_err());
         }
     }
 }

@@ -1,12 +1,14 @@
 //! Results: sorted partitions, sent in batches for which the receiver gives credit, and read back in order.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
 use crate::job::{Job, Value};
 use crate::logic::ids::WorkerId;
 use crate::logic::merge::{Cursor, merge};
+use crate::logic::rows::Row;
 use crate::logic::table::Table;
 use crate::wire::entries::{self, Decoder};
 
@@ -17,52 +19,38 @@ pub(crate) const BATCH_BYTES: usize = 256 << 10;
 /// Batches that a worker may be ahead of the merge: one is being read, the others are on their way.
 pub(crate) const CREDIT_BATCHES: u32 = 4;
 
-/// A reduced partition: its entries in the job's order.
+/// A reduced partition: its rows in the job's order.
 pub struct Sorted<V> {
-    table: Table<V>,
-    order: Vec<usize>,
+    tables: Arc<Vec<Table<V>>>,
+    rows: Vec<Row<V>>,
+    distinct: u64,
 }
 
 impl<V: Value> Sorted<V> {
-    /// Sorts `table`; with `top`, keeps the order of only so many first entries.
-    pub(crate) fn new<J: Job<Value = V>>(job: &J, table: Table<V>, top: Option<u64>) -> Self {
-        let ranked =
-            table.iter().enumerate().map(|(at, entry)| (rank_and_front(job, entry.key, entry.value), at));
-        let mut ranked: Vec<(u128, usize)> = ranked.collect();
-        let compare = |a: &(u128, usize), b: &(u128, usize)| {
-            a.0.cmp(&b.0).then_with(|| {
-                let (a, b) = (table.entry(a.1), table.entry(b.1));
-                job.compare((a.key, a.value), (b.key, b.value))
-            })
+    /// Sorts `rows`, whose keys stand in `tables`; with `top`, keeps only so many first ones.
+    pub(crate) fn new(tables: Arc<Vec<Table<V>>>, mut rows: Vec<Row<V>>, top: Option<u64>) -> Self {
+        let distinct = rows.len() as u64;
+        let compare = |a: &Row<V>, b: &Row<V>| {
+            (a.rank, a.front).cmp(&(b.rank, b.front)).then_with(|| a.key(&tables).cmp(b.key(&tables)))
         };
-        let kept =
-            top.map_or(ranked.len(), |top| usize::try_from(top).unwrap_or(usize::MAX).min(ranked.len()));
-        if kept > 0 && kept < ranked.len() {
-            ranked.select_nth_unstable_by(kept - 1, compare);
+        let kept = top.map_or(rows.len(), |top| usize::try_from(top).unwrap_or(usize::MAX).min(rows.len()));
+        if kept > 0 && kept < rows.len() {
+            rows.select_nth_unstable_by(kept - 1, compare);
         }
-        ranked.truncate(kept);
-        ranked.sort_unstable_by(compare);
-        let order = ranked.into_iter().map(|(_, at)| at).collect();
-        Self { table, order }
+        rows.truncate(kept);
+        rows.sort_unstable_by(compare);
+        Self { tables, rows, distinct }
     }
 
     /// Returns the number of distinct keys, kept or not.
     pub(crate) fn distinct(&self) -> u64 {
-        self.table.len() as u64
+        self.distinct
     }
 
     /// Returns the number of entries that are kept in order.
     pub(crate) fn len(&self) -> u64 {
-        self.order.len() as u64
+        self.rows.len() as u64
     }
-}
-
-/// Returns a number that sorts as the pairs do, as far as the first eight bytes of their keys tell.
-fn rank_and_front<J: Job>(job: &J, key: &[u8], value: &J::Value) -> u128 {
-    let mut front = [0; 8];
-    let len = key.len().min(front.len());
-    front[..len].copy_from_slice(&key[..len]);
-    u128::from(job.rank(value)) << 64 | u128::from(u64::from_be_bytes(front))
 }
 
 /// A place in a sorted partition.
@@ -82,8 +70,8 @@ impl<V> Cursor for SortedCursor<V> {
     type Error = Broken;
 
     fn head(&self) -> Option<(&[u8], &V)> {
-        let entry = self.sorted.table.entry(*self.sorted.order.get(self.at)?);
-        Some((entry.key, entry.value))
+        let row = self.sorted.rows.get(self.at)?;
+        Some((row.key(&self.sorted.tables), &row.value))
     }
 
     fn advance(&mut self) -> Result<(), Broken> {
@@ -274,13 +262,13 @@ impl<V: Value> Cursor for ResultCursor<V> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use crossbeam_channel::{Sender, unbounded};
 
     use super::*;
     use crate::jobs::word_count::{Params, WordCount};
+    use crate::logic::rows::rows_of;
 
     fn job() -> WordCount {
         WordCount::new(Params::default()).expect("the parameters are good")
@@ -291,7 +279,8 @@ mod tests {
         for (hash, (key, count)) in entries.iter().enumerate() {
             table.fold(hash as u64, key.as_bytes(), *count, |into, other| *into += other);
         }
-        Sorted::new(&job(), table, top)
+        let rows = rows_of(0, &table, |value| job().rank(value));
+        Sorted::new(Arc::new(vec![table]), rows, top)
     }
 
     fn sent(partitions: Vec<Sorted<u64>>, top: Option<u64>) -> Vec<Vec<u8>> {

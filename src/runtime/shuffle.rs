@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::job::Job;
 use crate::logic::ids::{Epoch, JobId, WorkerId};
 use crate::logic::partition::Partition;
+use crate::logic::rows::Row;
 use crate::logic::table::{ByPartition, Table};
 use crate::wire::entries;
 use crate::wire::frame::{FrameError, Kind, read_frame, write_frame};
@@ -80,7 +81,7 @@ enum Filled {
 
 /// What sending gave: the worker's own part and the bytes that went to others.
 pub(crate) struct Sent<V> {
-    pub own: HashMap<Partition, Table<V>>,
+    pub own: HashMap<Partition, Vec<Row<V>>>,
     pub bytes: u64,
 }
 
@@ -149,7 +150,7 @@ fn fill_streams<J: Job>(
     routes: &Routes,
     me: WorkerId,
     streams: &HashMap<WorkerId, Sender<Filled>>,
-    own: &Mutex<HashMap<Partition, Table<J::Value>>>,
+    own: &Mutex<HashMap<Partition, Vec<Row<J::Value>>>>,
 ) -> Result<(), String> {
     let n = routes.owners.len();
     // Every worker begins behind its own partitions, so that not all send to the same peer at once.
@@ -157,13 +158,13 @@ fn fill_streams<J: Job>(
     on_all_threads(work, n, |index| {
         let at = (first + index) % n;
         let partition = Partition(at as u32);
-        let table = combine(work, tables, grouped, partition);
+        let rows = combine(work, tables, grouped, partition);
         match streams.get(&routes.owners[at]) {
             None => {
-                own.lock().unwrap_or_else(PoisonError::into_inner).insert(partition, table);
+                own.lock().unwrap_or_else(PoisonError::into_inner).insert(partition, rows);
             }
             Some(stream) => {
-                encode_batches(partition, &table, |batch| stream.send(Filled::Batch(batch)).is_ok())
+                encode_batches(partition, &rows, tables, |batch| stream.send(Filled::Batch(batch)).is_ok())
             }
         }
         Ok(())
@@ -173,13 +174,14 @@ fn fill_streams<J: Job>(
 /// Encodes a partition in batches; `send` returns `false` if the stream broke, which its thread reports.
 fn encode_batches<V: crate::job::Value>(
     partition: Partition,
-    table: &Table<V>,
+    rows: &[Row<V>],
+    tables: &[Table<V>],
     mut send: impl FnMut(Vec<u8>) -> bool,
 ) {
     let header = partition.0.to_le_bytes();
     let mut batch = header.to_vec();
-    for entry in table.iter() {
-        entries::encode(entry.key, entry.value, &mut batch);
+    for row in rows {
+        entries::encode(row.key(tables), &row.value, &mut batch);
         if batch.len() >= BATCH_BYTES {
             if !send(std::mem::replace(&mut batch, header.to_vec())) {
                 return;

@@ -9,13 +9,15 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use crate::job::Job;
 use crate::logic::ids::{Epoch, SplitId, WorkerId};
 use crate::logic::partition::{Partition, Seed};
+use crate::logic::rows::Row;
 use crate::logic::table::Table;
 use crate::logic::worker::{Command, Event, Reduced, Reply, Worker};
 use crate::wire::message::{FromWorker, Routes};
 
-use super::engine::{Executed, Incoming, Mappers, SplitData, Work, reduce};
+use super::engine::{Executed, Mappers, SplitData, Work};
 use super::inbox::Inbox;
 use super::link::Answer;
+use super::reduce::{Incoming, reduce};
 use super::results::{Sorted, send_sorted};
 use super::shuffle::{Peers, SendError, Sent, send_all};
 use super::{guarded, spawn};
@@ -62,7 +64,7 @@ struct Runner<J: Job> {
     /// The durable state: what this worker has folded. Kept until the job ends, for a shuffle may be asked for again.
     tables: Arc<Vec<Table<J::Value>>>,
     routes: Routes,
-    own: HashMap<Partition, Table<J::Value>>,
+    own: HashMap<Partition, Vec<Row<J::Value>>>,
     sorted: Vec<Sorted<J::Value>>,
     top: Option<u64>,
     credit: Option<Sender<u32>>,
@@ -199,16 +201,11 @@ impl<J: Job> Runner<J> {
         if let Some(mappers) = self.mappers.take() {
             self.tables = Arc::new(mappers.finish()?);
         }
-        // Alone, there is nobody whose loss could ask for another shuffle: then the tables are handed on, not kept.
-        let alone = self.routes.workers.len() == 1;
-        let tables = if alone { std::mem::take(&mut self.tables) } else { self.tables.clone() };
+        let tables = self.tables.clone();
         let (work, routes, me) = (self.work.clone(), self.routes.clone(), self.me);
         let (peers, inputs) = (self.peers.clone(), self.inputs.clone());
         start("mr:shuffle", move || {
-            let sent = guarded(|| match hand_over(&routes, tables) {
-                Ok(sent) => Ok(sent),
-                Err(tables) => send_all(&work, &tables, &routes, epoch, peers.as_deref(), me),
-            });
+            let sent = guarded(|| send_all(&work, &tables, &routes, epoch, peers.as_deref(), me));
             let input = match sent.unwrap_or_else(|cause| Err(SendError::Own(cause))) {
                 Ok(sent) => Input::Sent(epoch, sent),
                 Err(SendError::Peer { peer, cause }) => {
@@ -232,16 +229,16 @@ impl<J: Job> Runner<J> {
         let incoming: Vec<_> = owned
             .iter()
             .map(|partition| Incoming {
-                own: own.remove(partition),
+                own: own.remove(partition).unwrap_or_default(),
                 batches: batches.remove(partition).unwrap_or_default(),
             })
             .collect();
         if let Some(stray) = batches.keys().next() {
             return Err(format!("a peer sent partition {}, which is not here", stray.0));
         }
-        let (work, inputs) = (self.work.clone(), self.inputs.clone());
+        let (work, tables, inputs) = (self.work.clone(), self.tables.clone(), self.inputs.clone());
         start("mr:reduce", move || {
-            let input = match guarded(|| reduce(&work, incoming, top)).flatten() {
+            let input = match guarded(|| reduce(&work, &tables, incoming, top)).flatten() {
                 Ok(sorted) => {
                     let distinct = sorted.iter().map(Sorted::distinct).sum();
                     let kept: u64 = sorted.iter().map(Sorted::len).sum();
@@ -295,16 +292,6 @@ impl<J: Job> Runner<J> {
 
 fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
     spawn(name.to_owned(), work).map(drop).map_err(|error| format!("cannot start a thread: {error}"))
-}
-
-/// Makes the only table of the only worker its only partition, by a move; or gives the tables back.
-fn hand_over<V>(routes: &Routes, tables: Arc<Vec<Table<V>>>) -> Result<Sent<V>, Arc<Vec<Table<V>>>> {
-    if routes.workers.len() > 1 || routes.n_partitions() > 1 || tables.len() > 1 {
-        return Err(tables);
-    }
-    let tables = Arc::try_unwrap(tables)?;
-    let own = tables.into_iter().map(|table| (Partition(0), table)).collect();
-    Ok(Sent { own, bytes: 0 })
 }
 
 fn message(reply: Reply) -> FromWorker {

@@ -39,8 +39,8 @@ static HOLD: LazyLock<Option<(String, PathBuf)>> = LazyLock::new(|| {
     Some((phase, std::env::var_os("HELD_FILE")?.into()))
 });
 
-/// Whether this process has begun to sort: what is encoded after that is the result.
-static SORTING: AtomicBool = AtomicBool::new(false);
+/// Whether this process has begun to reduce: what is encoded after that is the result.
+static REDUCING: AtomicBool = AtomicBool::new(false);
 
 /// Stands still for ever if this process is to be held in `phase`.
 fn hold_in(phase: Phase) {
@@ -61,11 +61,14 @@ struct Count(u64);
 
 impl Value for Count {
     fn encode(&self, out: &mut Vec<u8>) {
-        hold_in(if SORTING.load(SeqCst) { Phase::Merge } else { Phase::Shuffle });
+        hold_in(if REDUCING.load(SeqCst) { Phase::Merge } else { Phase::Shuffle });
         self.0.encode(out);
     }
 
     fn decode(bytes: &mut &[u8]) -> Option<Self> {
+        // A worker decodes values of its peers only, when it reduces.
+        REDUCING.store(true, SeqCst);
+        hold_in(Phase::Reduce);
         u64::decode(bytes).map(Count)
     }
 
@@ -106,8 +109,6 @@ impl Job for HeldCount {
     }
 
     fn rank(&self, count: &Count) -> u64 {
-        SORTING.store(true, SeqCst);
-        hold_in(Phase::Reduce);
         !count.0
     }
 }
