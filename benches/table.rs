@@ -2,8 +2,9 @@
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use mapreduce::logic::partition::{Seed, hash};
-use mapreduce::logic::table::Table;
+use mapreduce::Emit;
+use mapreduce::logic::partition::{KeyHash, Seed};
+use mapreduce::logic::table::{Folder, Table};
 
 const SEED: Seed = Seed([0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210]);
 
@@ -51,11 +52,23 @@ impl Words {
     }
 
     fn count(&self) -> Table<u64> {
-        let mut table = Table::new();
+        let mut table = Table::new(SEED);
         for word in self.iter() {
-            table.fold(hash(SEED, word), word, 1, |into, other| *into += other);
+            table.fold(word, 1, |into, other| *into += other);
         }
         table
+    }
+
+    /// Counts as a map task does, which emits the words of a text by the batch.
+    fn count_spans(&self) -> Table<u64> {
+        let mut folder = Folder::new(SEED);
+        let starts = std::iter::once(&0).chain(&self.ends);
+        let spans: Vec<[u32; 2]> =
+            starts.zip(&self.ends).map(|(&start, &end)| [start as u32, end as u32]).collect();
+        let mut batch = folder.batch(|into, other| *into += other);
+        spans.chunks(1024).for_each(|spans| batch.spans(&self.text, spans, 1));
+        batch.finish();
+        folder.finish(|into, other| *into += other)
     }
 }
 
@@ -64,13 +77,19 @@ fn hash_alone(bencher: Bencher) {
     let words = Words::new(50_000);
     bencher
         .counter(ItemsCount::new(N_WORDS))
-        .bench_local(|| words.iter().fold(0, |all, word| all ^ hash(SEED, word)));
+        .bench_local(|| words.iter().fold(0, |all, word| all ^ SEED.of_bytes(word)));
 }
 
 #[divan::bench(args = VOCABULARIES)]
 fn fold_into_a_new_table(bencher: Bencher, n_distinct: usize) {
     let words = Words::new(n_distinct);
     bencher.counter(ItemsCount::new(N_WORDS)).bench_local(|| words.count());
+}
+
+#[divan::bench(args = VOCABULARIES)]
+fn fold_spans_into_a_new_table(bencher: Bencher, n_distinct: usize) {
+    let words = Words::new(n_distinct);
+    bencher.counter(ItemsCount::new(N_WORDS)).bench_local(|| words.count_spans());
 }
 
 #[divan::bench(args = VOCABULARIES)]

@@ -8,10 +8,10 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::job::Job;
 use crate::logic::ids::SplitId;
-use crate::logic::partition::{Partition, Seed, hash};
-use crate::logic::rows::{Row, join};
+use crate::logic::partition::{Partition, Seed};
+use crate::logic::rows::{Grouped, Row, join};
 use crate::logic::split::Split;
-use crate::logic::table::{Batch, ByPartition, Table};
+use crate::logic::table::{Folder, Table};
 use crate::wire::message::decode_split;
 
 use super::guarded;
@@ -92,23 +92,25 @@ fn map_splits<J: Job>(
     held: &AtomicUsize,
     executed: &Executed,
 ) -> Table<J::Value> {
-    let mut table = Table::new();
+    let mut folder = Folder::new(work.seed);
     let mut text = Vec::new();
     for (split, data) in queue {
         if work.is_cancelled() {
-            return Table::new();
+            return Table::new(work.seed);
         }
         // All of it is guarded: a thread that ended would leave its split unanswered.
         let result = guarded(|| {
-            let before = table.memory_bytes();
-            let pairs = fold_split(work, data, &mut text, &mut table)?;
-            let grown = table.memory_bytes().saturating_sub(before);
+            let before = folder.memory_bytes();
+            let pairs = fold_split(work, data, &mut text, &mut folder)?;
+            let grown = folder.memory_bytes().saturating_sub(before);
             check_memory(held.fetch_add(grown, Ordering::Relaxed) + grown, work.memory)?;
             Ok(pairs)
         });
         let result = result.and_then(|pairs| pairs);
         executed(split, result);
     }
+    let mut table = folder.finish(|into, other| work.job.combine(into, other));
+    table.release_slots();
     table
 }
 
@@ -127,7 +129,7 @@ fn fold_split<J: Job>(
     work: &Work<J>,
     data: SplitData,
     buffer: &mut Vec<u8>,
-    table: &mut Table<J::Value>,
+    folder: &mut Folder<J::Value>,
 ) -> Result<u64, String> {
     let payload;
     let text = match data {
@@ -140,14 +142,9 @@ fn fold_split<J: Job>(
             buffer.as_slice()
         }
     };
-    let mut pairs = 0;
-    let mut batch = Batch::new(table, |into, other| work.job.combine(into, other));
-    work.job.map(text, &mut |key: &[u8], value| {
-        pairs += 1;
-        batch.fold(hash(work.seed, key), key, value);
-    });
-    batch.finish();
-    Ok(pairs)
+    let mut batch = folder.batch(|into, other| work.job.combine(into, other));
+    work.job.map(text, &mut batch);
+    Ok(batch.finish())
 }
 
 /// Groups the entries of each table by partition, on all threads.
@@ -158,15 +155,17 @@ pub(crate) fn group<J: Job>(
     work: &Work<J>,
     tables: &[Table<J::Value>],
     n_partitions: u32,
-) -> Result<Vec<ByPartition>, String> {
-    map_on_all_threads(work, tables.iter().collect(), |table| Ok(table.by_partition(n_partitions)))
+) -> Result<Grouped, String> {
+    let fan = Grouped::fan(tables.iter().map(Table::len).sum(), n_partitions);
+    let by_partition = |table: &Table<J::Value>| Ok(table.by_partition(n_partitions * fan));
+    Ok(Grouped::new(map_on_all_threads(work, tables.iter().collect(), by_partition)?, fan))
 }
 
 /// Joins the entries of `partition` from all `tables`.
 pub(crate) fn combine<J: Job>(
     work: &Work<J>,
     tables: &[Table<J::Value>],
-    grouped: &[ByPartition],
+    grouped: &Grouped,
     partition: Partition,
 ) -> Vec<Row<J::Value>> {
     let job = &work.job;
@@ -343,7 +342,7 @@ mod tests {
     fn a_job_that_is_over_computes_nothing() {
         let work = work(2, 0);
         work.cancelled.store(true, Ordering::Relaxed);
-        assert!(group(&work, &[Table::new()], 4).is_err());
+        assert!(group(&work, &[Table::new(work.seed)], 4).is_err());
     }
 
     #[test]

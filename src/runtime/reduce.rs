@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::job::Job;
-use crate::logic::partition::hash;
+use crate::job::{Emit, Job};
 use crate::logic::rows::{Row, rows_of};
-use crate::logic::table::{Batch, Table};
+use crate::logic::table::{Folder, Table};
 use crate::wire::entries::Decoder;
 use crate::wire::message::decode_batch;
 
@@ -44,19 +43,18 @@ fn fold_batches<J: Job>(
     tables: &[Table<J::Value>],
     part: Incoming<J::Value>,
 ) -> Result<Table<J::Value>, String> {
-    let mut table = Table::new();
-    let mut folding = Batch::new(&mut table, |into, other| work.job.combine(into, other));
+    let mut folder = Folder::new(work.seed);
+    let mut folding = folder.batch(|into, other| work.job.combine(into, other));
     for row in part.own {
-        let key = row.key(tables);
-        folding.fold(hash(work.seed, key), key, row.value);
+        folding.pair(row.key(tables), row.value);
     }
     for batch in part.batches {
         let (_, entries) = decode_batch(&batch).map_err(|error| error.to_string())?;
         for entry in Decoder::<J::Value>::new(entries) {
             let (key, value) = entry.map_err(|error| error.to_string())?;
-            folding.fold(hash(work.seed, key), key, value);
+            folding.pair(key, value);
         }
     }
     folding.finish();
-    Ok(table)
+    Ok(folder.finish(|into, other| work.job.combine(into, other)))
 }

@@ -268,6 +268,7 @@ mod tests {
 
     use super::*;
     use crate::jobs::word_count::{Params, WordCount};
+    use crate::logic::partition::Seed;
     use crate::logic::rows::rows_of;
 
     fn job() -> WordCount {
@@ -275,9 +276,9 @@ mod tests {
     }
 
     fn sorted(entries: &[(&str, u64)], top: Option<u64>) -> Sorted<u64> {
-        let mut table = Table::new();
-        for (hash, (key, count)) in entries.iter().enumerate() {
-            table.fold(hash as u64, key.as_bytes(), *count, |into, other| *into += other);
+        let mut table = Table::new(Seed([1, 2]));
+        for (key, count) in entries {
+            table.fold(key.as_bytes(), *count, |into, other| *into += other);
         }
         let rows = rows_of(0, &table, |value| job().rank(value));
         Sorted::new(Arc::new(vec![table]), rows, top)

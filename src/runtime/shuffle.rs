@@ -14,8 +14,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::job::Job;
 use crate::logic::ids::{Epoch, JobId, WorkerId};
 use crate::logic::partition::Partition;
-use crate::logic::rows::Row;
-use crate::logic::table::{ByPartition, Table};
+use crate::logic::rows::{Grouped, Row};
+use crate::logic::table::Table;
 use crate::wire::entries;
 use crate::wire::frame::{FrameError, Kind, read_frame, write_frame};
 use crate::wire::message::{BATCH_HEADER_BYTES, Role, Routes};
@@ -146,7 +146,7 @@ pub(crate) fn send_all<J: Job>(
 fn fill_streams<J: Job>(
     work: &Work<J>,
     tables: &[Table<J::Value>],
-    grouped: &[ByPartition],
+    grouped: &Grouped,
     routes: &Routes,
     me: WorkerId,
     streams: &HashMap<WorkerId, Sender<Filled>>,

@@ -6,7 +6,7 @@ use mapreduce::Value;
 use mapreduce::job::Job;
 use mapreduce::jobs::word_count::{Params, WordCount};
 use mapreduce::logic::merge::{Cursor, merge};
-use mapreduce::logic::partition::{Partition, Seed, hash};
+use mapreduce::logic::partition::{Partition, Seed};
 use mapreduce::logic::split::splits;
 use mapreduce::logic::table::{Entry, Table};
 use mapreduce::logic::tokenize::Tokens;
@@ -47,19 +47,19 @@ fn map_reduce<J: Job<Value = u64>>(
 ) -> Vec<u8> {
     let seed = Seed([n_workers as u64, split_bytes as u64]);
     let combine = |into: &mut u64, other| job.combine(into, other);
-    let mut maps: Vec<Table<u64>> = (0..n_workers).map(|_| Table::new()).collect();
+    let mut maps: Vec<Table<u64>> = (0..n_workers).map(|_| Table::new(seed)).collect();
     let all = files.iter().flat_map(|file| splits(file, split_bytes, |byte| job.is_boundary(byte)));
     for (number, split) in all.enumerate() {
         let table = &mut maps[number % n_workers];
-        job.map(split, &mut |key: &[u8], value| table.fold(hash(seed, key), key, value, combine));
+        job.map(split, &mut |key: &[u8], value| table.fold(key, value, combine));
     }
-    let mut reduced: Vec<Table<u64>> = (0..n_workers).map(|_| Table::new()).collect();
+    let mut reduced: Vec<Table<u64>> = (0..n_workers).map(|_| Table::new(seed)).collect();
     for map in &maps {
         let groups = map.by_partition(n_workers as u32);
         for (number, table) in reduced.iter_mut().enumerate() {
             for &index in groups.entries(Partition(number as u32)) {
-                let Entry { hash, key, value } = map.entry(index);
-                table.fold(hash, key, *value, combine);
+                let Entry { key, value, .. } = map.entry(index);
+                table.fold(key, *value, combine);
             }
         }
     }
