@@ -22,7 +22,7 @@
 //! [`job`], [`logic::coordinator`], [`logic::worker`], [`wire::message`], [`runtime::client`], [`runtime::serve`],
 //! then the kernels [`logic::tokenize`] and [`logic::table`].
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod cmd;
 pub mod edge;
