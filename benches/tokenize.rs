@@ -1,53 +1,71 @@
-//! Bench of the tokenizer: bytes a second, in ASCII and in other scripts.
+//! Bench of the tokenizer: bytes a second, by kernel, in ASCII and in other scripts.
 
 use divan::counter::BytesCount;
-use divan::{Bencher, black_box, black_box_drop};
+use divan::{Bencher, black_box};
 use mapreduce::logic::tokenize::{Tokenizer, Tokens};
 
-/// Bytes of a text: more than the first two caches hold, as a split is.
-const TEXT_BYTES: usize = 4 << 20;
+/// Bytes of a text: what the second cache holds, for it is the kernels that are measured here, not memory.
+const TEXT_BYTES: usize = 512 << 10;
 
-const SCRIPTS: [&str; 4] = ["english", "french", "russian", "chinese"];
+/// Texts; `five` is the five scripts before it, sentence by sentence.
+const TEXTS: [&str; 9] =
+    ["english", "source", "french", "russian", "greek", "arabic", "hindi", "chinese", "five"];
 
-const SENTENCES: [(&str, &str); 3] = [
+const SENTENCES: [(&str, &str); 6] = [
     (
         "french",
-        "Portez ce vieux whisky au juge blond qui fume; voilà l'élève où naît la fenêtre, déjà près. ",
+        "Portez ce vieux whisky au juge blond qui fume ; voilà l’élève où naît la fenêtre, déjà près.\n",
     ),
-    ("russian", "Съешь же ещё этих мягких французских булок, да выпей чаю; в чащах юга жил бы цитрус. "),
-    ("chinese", "天地玄黄，宇宙洪荒。日月盈昃，辰宿列张。寒来暑往，秋收冬藏。闰余成岁，律吕调阳。"),
+    ("russian", "Съешь же ещё этих мягких французских булок, да выпей чаю — в чащах юга жил бы цитрус.\n"),
+    ("greek", "Ξεσκεπάζω την ψυχοφθόρα βδελυγμία· τα πάντα ρει, μηδέποτε κατά τ' αυτό μένειν.\n"),
+    ("arabic", "نص حكيم له سر قاطع وذو شأن عظيم، مكتوب على ثوب أخضر ومغلف بجلد أزرق في ١٩٨٤.\n"),
+    ("hindi", "ऋषियों को सताने वाले दुष्ट राक्षसों के राजा रावण का सर्वनाश करने वाले विष्णुवतार भगवान श्रीराम।\n"),
+    ("chinese", "天地玄黄，宇宙洪荒。日月盈昃，辰宿列张。寒来暑往，秋收冬藏。闰余成岁，律吕调阳。\n"),
 ];
 
 fn main() {
     divan::main();
 }
 
-fn text(script: &str) -> Vec<u8> {
-    let book: &[u8] = include_bytes!("../examples/alice.txt");
-    let sentence =
-        SENTENCES.iter().find(|(name, _)| *name == script).map_or(book, |(_, text)| text.as_bytes());
-    sentence.repeat(TEXT_BYTES / sentence.len())
+fn text(name: &str) -> Vec<u8> {
+    let sentence = |name| SENTENCES.iter().find(|(known, _)| *known == name).map(|(_, text)| *text);
+    let text = match name {
+        "english" => include_str!("../examples/alice.txt").to_string(),
+        "source" => include_str!("tokenize.rs").to_string(),
+        "five" => TEXTS[3..8].iter().filter_map(|name| sentence(name)).collect(),
+        _ => sentence(name).expect("a sentence for each text that is no file").to_string(),
+    };
+    text.as_bytes().iter().copied().cycle().take(TEXT_BYTES).collect()
 }
 
-fn bench(bencher: Bencher, script: &str, tokens: Tokens, ignore_case: bool) {
-    let text = text(script);
-    let tokenizer = Tokenizer::new(tokens, ignore_case);
+/// Runs all kernels, which their names tell apart.
+fn bench(bencher: Bencher, (kernel, name): (&str, &str), tokens: Tokens, ignore_case: bool) {
+    let text = text(name);
+    let mut all = Tokenizer::of_each_kernel(tokens, ignore_case);
+    let (_, tokenizer) = all.find(|(known, _)| *known == kernel).expect("a kernel of this processor");
     bencher.counter(BytesCount::of_slice(&text)).bench_local(|| {
-        tokenizer.for_each(black_box(&text), |word| black_box_drop(word));
+        tokenizer.for_each_batch(black_box(&text), |text, words| {
+            black_box((text, words));
+        });
     });
 }
 
-#[divan::bench(args = SCRIPTS)]
-fn words(bencher: Bencher, script: &str) {
-    bench(bencher, script, Tokens::Word, false);
+fn cases() -> Vec<(&'static str, &'static str)> {
+    let kernels = Tokenizer::of_each_kernel(Tokens::Word, false).map(|(name, _)| name);
+    kernels.flat_map(|kernel| TEXTS.map(|text| (kernel, text))).collect()
 }
 
-#[divan::bench(args = SCRIPTS)]
-fn words_in_lower_case(bencher: Bencher, script: &str) {
-    bench(bencher, script, Tokens::Word, true);
+#[divan::bench(args = cases())]
+fn words(bencher: Bencher, case: (&str, &str)) {
+    bench(bencher, case, Tokens::Word, false);
 }
 
-#[divan::bench(args = SCRIPTS)]
-fn between_white_space(bencher: Bencher, script: &str) {
-    bench(bencher, script, Tokens::Whitespace, false);
+#[divan::bench(args = cases())]
+fn words_in_lower_case(bencher: Bencher, case: (&str, &str)) {
+    bench(bencher, case, Tokens::Word, true);
+}
+
+#[divan::bench(args = cases())]
+fn between_white_space(bencher: Bencher, case: (&str, &str)) {
+    bench(bencher, case, Tokens::Whitespace, false);
 }

@@ -1,203 +1,163 @@
-//! Class: which characters stand in words.
+//! Class: which characters beyond ASCII stand in words of UTS #18 `\w`.
+//!
+//! Alphabetic characters, marks, decimal digits, connector punctuation, join controls: the ranges are those of the
+//! `regex-syntax` crate, at present Unicode 16.0.0.
 
 use std::sync::LazyLock;
 
 use regex_syntax::hir::{self, HirKind};
 
-/// The characters that words are made of.
-pub(super) trait Class {
-    /// Whether bytes that are not valid UTF-8 stand in words.
-    const HAS_INVALID: bool;
+/// The set of `\w`, made once for a process, and only where a text is not all ASCII.
+pub(super) static WORDS: LazyLock<Words> = LazyLock::new(|| Words::new(word_ranges()));
 
-    /// Tells whether the ASCII byte `byte` stands in words. For other bytes, the answer means nothing.
-    fn has_ascii(byte: u8) -> bool;
-
-    /// Tells whether the character `scalar`, which is not ASCII, stands in words.
-    fn has_beyond_ascii(&self, scalar: u32) -> bool;
-
-    /// Returns the length of the character at the front of `bytes` and whether it stands in words. What is not valid
-    /// UTF-8 is taken byte by byte.
-    #[inline]
-    fn at_front(&self, bytes: &[u8]) -> (usize, bool) {
-        match decode_beyond_ascii(bytes) {
-            Some((len, scalar)) => (len, self.has_beyond_ascii(scalar)),
-            None => (1, Self::HAS_INVALID),
-        }
-    }
-}
-
-/// UTS #18 `\w`: Alphabetic, marks, decimal digits, connector punctuation, join controls.
-pub(super) struct WordLike {
-    set: &'static CharSet,
-}
-
-impl WordLike {
-    pub(super) fn new() -> Self {
-        Self { set: &WORD_LIKE }
-    }
-}
-
-impl Class for WordLike {
-    const HAS_INVALID: bool = false;
-
-    #[inline]
-    fn has_ascii(byte: u8) -> bool {
-        byte.is_ascii_alphanumeric() || byte == b'_'
-    }
-
-    #[inline]
-    fn has_beyond_ascii(&self, scalar: u32) -> bool {
-        self.set.contains(scalar)
-    }
-}
-
-/// Anything but Unicode White_Space.
-pub(super) struct Visible;
-
-impl Class for Visible {
-    const HAS_INVALID: bool = true;
-
-    #[inline]
-    fn has_ascii(byte: u8) -> bool {
-        // `u8::is_ascii_whitespace` would not do: it lacks the vertical tab.
-        !matches!(byte, b'\t'..=b'\r' | b' ')
-    }
-
-    #[inline]
-    fn has_beyond_ascii(&self, scalar: u32) -> bool {
-        !matches!(scalar, 0x85 | 0xa0 | 0x1680 | 0x2000..=0x200a | 0x2028 | 0x2029 | 0x202f | 0x205f | 0x3000)
-    }
-}
-
-/// Decodes the character at the front of `bytes`: its length and scalar value. `None` if they do not begin with a
-/// valid UTF-8 sequence of two bytes or more.
+/// A set of characters, with a bit for each, addressed by the bytes of their UTF-8. What is no valid UTF-8 (a form that
+/// is too long, a surrogate, what is beyond U+10FFFF) is in no set: Unicode, 3.9, table 3-7.
 ///
-/// Source: the Unicode Standard, 3.9, table 3-7: neither overlong forms nor surrogates, nothing above U+10FFFF.
-#[inline]
-fn decode_beyond_ascii(bytes: &[u8]) -> Option<(usize, u32)> {
-    let low_bits = |byte: u8| (byte & 0xc0 == 0x80).then_some(u32::from(byte & 0x3f));
-    match *bytes {
-        [a @ 0xc2..=0xdf, b, ..] => Some((2, u32::from(a & 0x1f) << 6 | low_bits(b)?)),
-        [a @ 0xe0..=0xef, b, c, ..] => {
-            let scalar = u32::from(a & 0x0f) << 12 | low_bits(b)? << 6 | low_bits(c)?;
-            (scalar >= 0x800 && scalar >> 11 != 0xd800 >> 11).then_some((3, scalar))
-        }
-        [a @ 0xf0..=0xf4, b, c, d, ..] => {
-            let scalar = u32::from(a & 0x07) << 18 | low_bits(b)? << 12 | low_bits(c)? << 6 | low_bits(d)?;
-            (0x1_0000..=0x10_ffff).contains(&scalar).then_some((4, scalar))
-        }
-        _ => None,
-    }
+/// Takes 23 KiB, of which a text in one script touches a few lines.
+pub(super) struct Words {
+    /// By the lead byte of two: a bit for each continuation.
+    two: [u64; 32],
+    /// By the lead byte of three and the first continuation: a bit for each second one.
+    three: [u64; 1 << 10],
+    /// By the high bits of a scalar value: the number of what is in `pages` for each of the low bits.
+    four: Box<[u16; 0x11_0000 / PAGE]>,
+    pages: Vec<[u64; PAGE / 64]>,
 }
 
-/// The set of `\w`, made once for a process. Its ranges are those of the `regex` crate, whose syntax crate has them.
-static WORD_LIKE: LazyLock<CharSet> = LazyLock::new(|| {
-    let hir =
-        regex_syntax::parse(r"\w").expect("regex-syntax is built with the ranges of \\w (`unicode-perl`)");
-    let HirKind::Class(hir::Class::Unicode(class)) = hir.kind() else {
-        unreachable!("\\w is a class of characters");
-    };
-    CharSet::new(class.ranges().iter().map(|range| (range.start().into(), range.end().into())))
-});
+/// Characters of four bytes that share a place in the first table.
+const PAGE: usize = 256;
 
-/// A set of characters: a bit for each, in blocks of 256; blocks that look the same are kept once. `\w` takes 13 KiB,
-/// of which a text in one script touches a few lines.
-struct CharSet {
-    /// Numbers into `blocks`, by a scalar value's bits from the eighth on.
-    block_of: Box<[u16; N_BLOCKS]>,
-    blocks: Vec<[u64; 4]>,
-}
-
-/// Blocks of 256 scalar values, up to U+10FFFF.
-const N_BLOCKS: usize = 0x11_0000 >> 8;
-
-impl CharSet {
-    /// Makes the set of all scalar values in `ranges`, whose ends belong to them.
+impl Words {
+    /// Makes the set of the characters in `ranges`, whose ends belong to them; those of ASCII are left out.
     fn new(ranges: impl Iterator<Item = (u32, u32)>) -> Self {
-        let mut all = vec![[0u64; 4]; N_BLOCKS];
+        let (mut two, mut three) = ([0; 32], [0; 1 << 10]);
+        let mut pages = vec![[0u64; PAGE / 64]; 0x11_0000 / PAGE];
         for scalar in ranges.flat_map(|(start, end)| start..=end) {
-            all[scalar as usize >> 8][scalar as usize >> 6 & 3] |= 1 << (scalar & 63);
-        }
-        let mut set = Self { block_of: Box::new([0; N_BLOCKS]), blocks: Vec::new() };
-        for (number, block) in set.block_of.iter_mut().zip(&all) {
-            let at = set.blocks.iter().position(|known| known == block).unwrap_or(set.blocks.len());
-            if at == set.blocks.len() {
-                set.blocks.push(*block);
+            let (high, bit) = (scalar as usize >> 6, 1 << (scalar & 63));
+            match scalar {
+                0..0x80 => {}
+                0x80..0x800 => two[high] |= bit,
+                0x800..0x1_0000 => three[high] |= bit,
+                _ => pages[scalar as usize / PAGE][high % (PAGE / 64)] |= bit,
             }
+        }
+        let mut kept: Vec<[u64; PAGE / 64]> = Vec::new();
+        let mut four = Box::new([0; 0x11_0000 / PAGE]);
+        for (number, page) in four.iter_mut().zip(&pages) {
+            let at = kept.iter().position(|known| known == page).unwrap_or_else(|| {
+                kept.push(*page);
+                kept.len() - 1
+            });
             *number = at as u16;
         }
-        set
+        Self { two, three, four, pages: kept }
     }
 
-    #[inline]
-    fn contains(&self, scalar: u32) -> bool {
-        let block = self.block_of[scalar as usize >> 8];
-        self.blocks[usize::from(block)][scalar as usize >> 6 & 3] >> (scalar & 63) & 1 == 1
+    /// Tells, as the lowest bit, whether a character is in the set: a byte from 0xC0 to 0xDF and a continuation.
+    #[inline(always)]
+    pub(super) fn has_two(&self, [a, b]: [u8; 2]) -> u64 {
+        self.two[usize::from(a & 0x1f)] >> (b & 0x3f)
     }
+
+    /// Tells the same of a byte from 0xE0 to 0xEF and two continuations.
+    #[inline(always)]
+    pub(super) fn has_three(&self, [a, b, c]: [u8; 3]) -> u64 {
+        self.three[usize::from(a & 0x0f) << 6 | usize::from(b & 0x3f)] >> (c & 0x3f)
+    }
+
+    /// Tells the same of a byte from 0xF0 on and three continuations.
+    #[inline(always)]
+    pub(super) fn has_four(&self, [a, b, c, d]: [u8; 4]) -> u64 {
+        let low_bits = |byte: u8| usize::from(byte & 0x3f);
+        let scalar = usize::from(a & 0x0f) << 18 | low_bits(b) << 12 | low_bits(c) << 6 | low_bits(d);
+        // Pages below the first character of four bytes are empty.
+        let Some(&page) = self.four.get(scalar / PAGE) else { return 0 };
+        self.pages[usize::from(page)][scalar / 64 % (PAGE / 64)] >> (scalar % 64) & 1
+    }
+}
+
+/// Returns the ranges of `\w`; their ends belong to them.
+fn word_ranges() -> impl Iterator<Item = (u32, u32)> {
+    let hir =
+        regex_syntax::parse(r"\w").expect("regex-syntax is built with the ranges of \\w (`unicode-perl`)");
+    let HirKind::Class(hir::Class::Unicode(class)) = hir.into_kind() else {
+        unreachable!("\\w is a class of characters");
+    };
+    let ranges = class.ranges().iter().map(|range| (range.start().into(), range.end().into()));
+    ranges.collect::<Vec<_>>().into_iter()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Asserts that decoding agrees with the standard library on `bytes`, which do not begin with ASCII.
-    fn assert_decodes(bytes: &[u8]) {
-        let valid = bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid());
-        let expected = valid.chars().next().map(|first| (first.len_utf8(), u32::from(first)));
-        assert_eq!(decode_beyond_ascii(bytes), expected, "{bytes:x?}");
+    /// Tells whether `set` has what stands at the front of `bytes`, by the length that the lead byte announces.
+    fn has(set: &Words, bytes: [u8; 4]) -> bool {
+        let [a, b, c, _] = bytes;
+        let bit = match a {
+            ..0xe0 => set.has_two([a, b]),
+            0xe0..0xf0 => set.has_three([a, b, c]),
+            0xf0.. => set.has_four(bytes),
+        };
+        bit & 1 == 1
+    }
+
+    fn utf8(scalar: char) -> [u8; 4] {
+        let mut bytes = [0; 4];
+        scalar.encode_utf8(&mut bytes);
+        bytes
     }
 
     #[test]
-    fn decodes_every_scalar_value() {
+    fn a_set_has_its_ranges() {
+        let ranges = [(0x41, 0x42), (0xbf, 0xc0), (0x100, 0x100), (0xffff, 0x1_0001), (0x10_ffff, 0x10_ffff)];
+        let set = Words::new(ranges.into_iter());
+        let members: Vec<u32> =
+            ('\u{80}'..=char::MAX).filter(|&scalar| has(&set, utf8(scalar))).map(u32::from).collect();
+        assert_eq!(members, [0xbf, 0xc0, 0x100, 0xffff, 0x1_0000, 0x1_0001, 0x10_ffff]);
+    }
+
+    #[test]
+    fn words_are_those_of_the_regex_crate() {
+        let word = regex::Regex::new(r"^\w$").expect("a valid pattern");
         for scalar in '\u{80}'..=char::MAX {
-            let mut buffer = [b'a'; 6];
-            let len = scalar.encode_utf8(&mut buffer).len();
-            assert_eq!(decode_beyond_ascii(&buffer), Some((len, scalar.into())));
-            for torn in 0..len {
-                assert_eq!(decode_beyond_ascii(&buffer[..torn]), None, "{scalar:?} torn after {torn} bytes");
-            }
+            let is_word = word.is_match(scalar.encode_utf8(&mut [0; 4]));
+            assert_eq!(has(&WORDS, utf8(scalar)), is_word, "{scalar:?}");
         }
     }
 
+    /// The doc names a version of Unicode: these came with 16.0 and with 17.0.
     #[test]
-    fn judges_bytes_as_the_standard_library_does() {
-        // Whatever the last two bytes are, only whether they continue a sequence counts.
-        let some = [0x00, 0x41, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xc2, 0xe1, 0xf1, 0xff];
-        for first in 0x80..=0xff {
-            assert_decodes(&[first]);
-            for second in 0..=0xff {
-                assert_decodes(&[first, second]);
-                for third in some {
-                    assert_decodes(&[first, second, third]);
-                    some.iter().for_each(|&fourth| assert_decodes(&[first, second, third, fourth]));
+    fn words_are_those_of_unicode_16() {
+        assert!(has(&WORDS, utf8('\u{1c89}')), "CYRILLIC CAPITAL LETTER TJE, Unicode 16.0");
+        assert!(!has(&WORDS, utf8('\u{a7ce}')), "LATIN CAPITAL LETTER PHARYNGEAL VOICED FRICATIVE, 17.0");
+    }
+
+    #[test]
+    fn no_set_has_what_is_no_valid_utf8() {
+        // A set of all characters, except for surrogates, which are none.
+        let set = Words::new([(0, 0xd7ff), (0xe000, 0x10_ffff)].into_iter());
+        let some = [0x80, 0x81, 0x8f, 0x90, 0x9f, 0xa0, 0xbf];
+        for lead in 0xc0..=0xff {
+            for second in 0x80..=0xbf {
+                for (third, fourth) in some.iter().flat_map(|third| some.map(|fourth| (*third, fourth))) {
+                    let bytes = [lead, second, third, fourth];
+                    let len = if lead < 0xe0 {
+                        2
+                    } else if lead < 0xf0 {
+                        3
+                    } else {
+                        4
+                    };
+                    assert_eq!(has(&set, bytes), std::str::from_utf8(&bytes[..len]).is_ok(), "{bytes:x?}");
                 }
             }
         }
     }
 
     #[test]
-    fn a_set_has_its_ranges() {
-        let set = CharSet::new(
-            [(0x100, 0x100), (0x3f, 0x40), (0xffff, 0x1_0001), (0x10_ffff, 0x10_ffff)].into_iter(),
-        );
-        let members: Vec<u32> = (0..0x11_0000).filter(|&scalar| set.contains(scalar)).collect();
-        assert_eq!(members, [0x3f, 0x40, 0x100, 0xffff, 0x1_0000, 0x1_0001, 0x10_ffff]);
-    }
-
-    #[test]
     fn the_set_of_words_is_small() {
-        let bytes = size_of_val(&*WORD_LIKE.block_of) + size_of_val(WORD_LIKE.blocks.as_slice());
-        assert!(bytes < 16 << 10, "{bytes} bytes");
-    }
-
-    #[test]
-    fn white_space_is_that_of_the_standard_library() {
-        for scalar in '\0'..=char::MAX {
-            let visible = match u8::try_from(scalar) {
-                Ok(byte) if byte.is_ascii() => Visible::has_ascii(byte),
-                _ => Visible.has_beyond_ascii(scalar.into()),
-            };
-            assert_eq!(visible, !scalar.is_whitespace(), "{scalar:?}");
-        }
+        let bytes = size_of::<Words>() + size_of_val(&*WORDS.four) + size_of_val(WORDS.pages.as_slice());
+        assert!(bytes <= 23 << 10, "{bytes} bytes");
     }
 }

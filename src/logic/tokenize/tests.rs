@@ -8,10 +8,18 @@ use super::*;
 
 const BOTH: [Tokens; 2] = [Tokens::Word, Tokens::Whitespace];
 
+/// Returns the words that all kernels find.
 fn words(tokens: Tokens, ignore_case: bool, text: &[u8]) -> Vec<Vec<u8>> {
-    let mut words = Vec::new();
-    Tokenizer::new(tokens, ignore_case).for_each(text, |word| words.push(word.to_vec()));
-    words
+    let mut all = Tokenizer::of_each_kernel(tokens, ignore_case).map(|(name, tokenizer)| {
+        let mut words = Vec::new();
+        tokenizer.for_each(text, |word| words.push(word.to_vec()));
+        (name, words)
+    });
+    let (first_name, first) = all.next().expect("a kernel");
+    for (name, words) in all {
+        assert!(words == first, "{first_name} finds {first:x?}, {name} {words:x?} in {text:x?}");
+    }
+    first
 }
 
 /// What the words should be, without regard to speed.
