@@ -248,10 +248,10 @@ impl<V, H: KeyHash> Table<V, H> {
         }
     }
 
-    /// Returns where the key with this hash is looked for first. There are slots.
+    /// Returns where the key with this hash is looked for first; no slot of a table that has none.
     #[inline]
     fn first_slot(&self, hash: u64) -> usize {
-        hash as usize & (self.slots.len() - 1)
+        hash as usize & self.slots.len().wrapping_sub(1)
     }
 
     /// Makes room for `n` more entries, of which some slots always stay free.

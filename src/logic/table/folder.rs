@@ -1,56 +1,69 @@
-//! Folder: pairs on their way into a table, looked up many at a time.
+//! Folder: pairs on their way into a table, many at a time.
 //!
 //! A lookup in a large table waits for memory two or three times: for a slot, for the entry that it names, and for a
-//! long key. So pairs go in groups, and each step is taken for a whole group before the next one, with the memory of
-//! that one on its way (group prefetching: Chen et al., "Improving hash join performance through prefetching", ICDE
-//! 2004). And what is taken for all keys alike is taken without a branch that a processor could mispredict: a third
-//! of the time of a straightforward loop over words goes there.
+//! long key. So pairs go in groups, and each step is taken for a whole group while the memory of its next step is
+//! fetched, behind the work on the groups after it (group prefetching: Chen et al., "Improving hash join performance
+//! through prefetching", ICDE 2004). And what is done for all keys alike is done without a branch that a processor
+//! could mispredict: a third of the time of a straightforward loop over words goes there.
 
-use super::front::{Front, Held, PLACES, place_of};
+use super::front::Front;
 use super::memory::prefetch;
 use super::{FREE, GROUP, SHORT_BYTES, Table, has_tag, long_number, number_of, words_of};
 use crate::job::{Emit, Span};
-use crate::logic::partition::KeyHash;
-use crate::logic::partition::Seed;
+use crate::logic::partition::{KeyHash, Seed};
 
 /// Folds the pairs of many splits into one table.
 pub struct Folder<V, H = Seed> {
     table: Table<V, H>,
-    front: Front<V>,
-    waiting: Vec<Waiting<V>>,
+    tiny: Front<u64, V, TINY_PLACES>,
+    small: Front<u128, V, SMALL_PLACES>,
+    /// Pairs whose slots are being fetched.
+    probing: Vec<Waiting<V>>,
+    /// Pairs whose entries are being fetched.
+    checking: Vec<(Waiting<V>, u64)>,
     lists: Box<Lists>,
 }
 
 /// A pair with a short key.
 struct Waiting<V> {
-    key: Hashed,
+    hash: u64,
+    words: [u64; 2],
     value: V,
 }
 
-/// A short key that is not in the front.
-#[derive(Clone, Copy)]
-struct Hashed {
-    words: u128,
-    hash: u64,
-}
-
-/// What becomes of the keys of one pass, each list filled from its front.
+/// What becomes of the keys of one pass: each list is filled from its front.
 struct Lists {
-    /// Places in the front.
+    /// Places in a front.
     hits: [u16; PASS],
-    misses: [Hashed; PASS],
-    long: [Span; PASS],
+    /// Short keys that are in no front.
+    misses: [[u64; 2]; PASS],
+    /// Keys of more than eight bytes, and then those of more than sixteen.
+    longer: [Span; PASS],
 }
 
-/// Keys that are sorted into lists at once; their lists stay in the fastest cache.
-const PASS: usize = 1024;
+/// Keys that are sorted out at once. What they touch stays in the fastest cache, and going over them takes about as
+/// long as memory takes to answer.
+const PASS: usize = 512;
 
-impl<V: Clone, H: KeyHash> Folder<V, H> {
+/// Places of the fronts for keys of up to eight and sixteen bytes: together about 400 KiB with counts, of which most
+/// is seldom touched; more gained nothing (benches/table.rs).
+const TINY_PLACES: usize = 16 << 10;
+const SMALL_PLACES: usize = 4 << 10;
+
+/// Bytes of the largest value that is kept in the fronts.
+const CHEAP_BYTES: usize = 16;
+
+impl<V, H: KeyHash> Folder<V, H> {
     /// Makes a folder with an empty table.
     pub fn new(hasher: H) -> Self {
-        let misses = [Hashed { words: 0, hash: 0 }; PASS];
-        let lists = Box::new(Lists { hits: [0; PASS], misses, long: [[0; 2]; PASS] });
-        Self { table: Table::new(hasher), front: Front::new(), waiting: Vec::new(), lists }
+        Self {
+            table: Table::new(hasher),
+            tiny: Front::new(),
+            small: Front::new(),
+            probing: Vec::new(),
+            checking: Vec::new(),
+            lists: Box::new(Lists { hits: [0; PASS], misses: [[0; 2]; PASS], longer: [[0; 2]; PASS] }),
+        }
     }
 
     /// Takes pairs, which are folded with `combine`, until [`Batch::finish`].
@@ -60,15 +73,65 @@ impl<V: Clone, H: KeyHash> Folder<V, H> {
 
     /// Returns the table with all that was folded.
     pub fn finish(mut self, combine: impl Fn(&mut V, V)) -> Table<V, H> {
-        for held in self.front.drain() {
-            self.table.combine_short(held.number, held.value, &combine);
+        for (number, value) in self.tiny.drain().chain(self.small.drain()) {
+            self.table.combine_short(number, value, &combine);
         }
         self.table
     }
 
     /// Returns the bytes of memory that are held, without what values own elsewhere.
     pub fn memory_bytes(&self) -> usize {
-        self.table.memory_bytes() + self.front.memory_bytes()
+        self.table.memory_bytes() + self.tiny.memory_bytes() + self.small.memory_bytes()
+    }
+
+    /// Folds the pairs whose entries were fetched, and has those of the others fetched.
+    fn advance(&mut self, combine: impl Fn(&mut V, V)) {
+        let mut checking = std::mem::take(&mut self.checking);
+        self.table.reserve(checking.len());
+        for (pair, slot) in checking.drain(..) {
+            self.fold_checked(pair, slot, &combine);
+        }
+        for pair in self.probing.drain(..) {
+            let slot = self.table.slots.get(self.table.first_slot(pair.hash)).copied().unwrap_or(FREE);
+            if slot != FREE {
+                self.table.short.prefetch(number_of(slot) as usize);
+            }
+            checking.push((pair, slot));
+        }
+        self.checking = checking;
+    }
+
+    /// Folds a pair, of which the first slot was `slot` a while ago.
+    #[inline]
+    fn fold_checked(&mut self, pair: Waiting<V>, slot: u64, combine: impl Fn(&mut V, V)) {
+        let Waiting { hash, words, value } = pair;
+        let key = number(words);
+        // Whatever became of the slot since: a number stays that of its entry.
+        let found = if slot != FREE && has_tag(slot, hash) && self.table.is_short_at(slot, key) {
+            Ok(number_of(slot) as usize)
+        } else {
+            self.table.find_short(hash, key)
+        };
+        let number = match found {
+            Ok(number) => number,
+            Err(at) => return self.table.insert_short(at, hash, key, value),
+        };
+        let considered = match words {
+            [word, 0] => self.tiny.consider(tiny_place(word), word, number, value),
+            _ => self.small.consider(small_place(words), key, number, value),
+        };
+        match considered {
+            Err(value) => self.table.combine_short(number, value, &combine),
+            Ok(Some((number, value))) => self.table.combine_short(number, value, &combine),
+            Ok(None) => {}
+        }
+    }
+
+    #[inline]
+    fn probe(&mut self, words: [u64; 2], value: V) {
+        let hash = self.table.hasher.of_words(number(words));
+        prefetch(&self.table.slots, self.table.first_slot(hash));
+        self.probing.push(Waiting { hash, words, value });
     }
 }
 
@@ -97,44 +160,24 @@ impl<V: Clone, H: KeyHash, C: Fn(&mut V, V)> Emit<V> for Batch<'_, V, H, C> {
 
 impl<V: Clone, H: KeyHash, C: Fn(&mut V, V)> Batch<'_, V, H, C> {
     /// Folds what waits, and returns how many pairs there were in all.
-    pub fn finish(mut self) -> u64 {
-        self.fold_waiting();
+    pub fn finish(self) -> u64 {
+        self.folder.advance(&self.combine);
+        self.folder.advance(&self.combine);
         self.pairs
     }
 
     #[inline]
     fn fold(&mut self, key: &[u8], value: V) {
-        let table = &mut self.folder.table;
+        let Folder { table, probing, .. } = &mut *self.folder;
         let Some(words) = words_of(key) else {
             table.reserve(1);
             return table.fold_long(table.hasher.of_bytes(key), key, value, &self.combine);
         };
-        let key = Hashed { words, hash: table.hasher.of_words(words) };
-        if let Some(places) = self.folder.front.places()
-            && let held = &mut places[place_of(key.hash)]
-            && held.is(words)
-        {
-            return (self.combine)(&mut held.value, value);
+        let is_group = probing.len() >= GROUP;
+        if is_group {
+            self.folder.advance(&self.combine);
         }
-        self.folder.waiting.push(Waiting { key, value });
-        if self.folder.waiting.len() >= GROUP {
-            self.fold_waiting();
-        }
-    }
-
-    fn fold_waiting(&mut self) {
-        let mut waiting = std::mem::take(&mut self.folder.waiting);
-        let mut keys = [Hashed { words: 0, hash: 0 }; GROUP];
-        while !waiting.is_empty() {
-            let n = waiting.len().min(GROUP);
-            for (key, waiting) in keys.iter_mut().zip(&waiting[..n]) {
-                *key = waiting.key;
-            }
-            let values = waiting.drain(..n).map(|waiting| waiting.value);
-            fold_group(&mut self.folder.table, &mut self.folder.front, &keys[..n], values, &self.combine);
-        }
-        // Its memory is used again.
-        self.folder.waiting = waiting;
+        self.folder.probe([words as u64, (words >> 64) as u64], value);
     }
 
     /// Folds `value` under each of up to [`PASS`] keys.
@@ -143,32 +186,100 @@ impl<V: Clone, H: KeyHash, C: Fn(&mut V, V)> Batch<'_, V, H, C> {
         let is_cheap = !std::mem::needs_drop::<V>() && size_of::<V>() <= CHEAP_BYTES;
         // A short key ends with no zero; a text without zeros has none at all.
         if !is_cheap || text[begin as usize..end as usize].contains(&0) {
-            return spans
-                .iter()
-                .for_each(|&[start, end]| self.fold(key_of(text, [start, end]), value.clone()));
+            return spans.iter().for_each(|&span| self.fold(key_of(text, span), value.clone()));
         }
-        let Folder { table, front, lists, .. } = &mut *self.folder;
-        front.prepare(value);
-        let Some(places) = front.places() else { return };
         // Sixteen bytes are read of each key, whatever its length.
         let whole = spans.iter().rposition(|&[start, _]| start as usize + SHORT_BYTES <= text.len());
         let (spans, last) = spans.split_at(whole.map_or(0, |at| at + 1));
-        let (n_hits, n_misses, n_long) = sort_out(table.hasher, text, spans, places, lists);
-        for &place in &lists.hits[..n_hits] {
-            (self.combine)(&mut places[place as usize % PLACES].value, value.clone());
+        let (n_misses, n_long) = self.fold_in_fronts(text, spans, value);
+        self.folder.advance(&self.combine);
+        for at in 0..n_misses {
+            self.folder.probe(self.folder.lists.misses[at], value.clone());
         }
-        for keys in lists.misses[..n_misses].chunks(GROUP) {
-            fold_group(table, front, keys, std::iter::repeat_n(value.clone(), keys.len()), &self.combine);
-        }
-        for spans in lists.long[..n_long].chunks(GROUP) {
+        let Folder { table, lists, .. } = &mut *self.folder;
+        for spans in lists.longer[..n_long].chunks(GROUP) {
             fold_long_group(table, text, spans, value, &self.combine);
         }
         last.iter().for_each(|&span| self.fold(key_of(text, span), value.clone()));
     }
+
+    /// Folds `value` under those keys that the fronts hold, and lists the others: how many are short, and long.
+    #[inline]
+    fn fold_in_fronts(&mut self, text: &[u8], spans: &[Span], value: &V) -> (usize, usize) {
+        let Folder { tiny, small, lists, .. } = &mut *self.folder;
+        let (keys, values) = tiny.places(value);
+        let (n_hits, n_misses, n_longer) = sort_out_tiny(text, spans, keys, lists);
+        for &place in &lists.hits[..n_hits] {
+            (self.combine)(&mut values[place as usize % TINY_PLACES], value.clone());
+        }
+        let (keys, values) = small.places(value);
+        let (n_hits, n_misses, n_long) = sort_out_small(text, n_longer, keys, lists, n_misses);
+        for &place in &lists.hits[..n_hits] {
+            (self.combine)(&mut values[place as usize % SMALL_PLACES], value.clone());
+        }
+        (n_misses, n_long)
+    }
 }
 
-/// Bytes of the largest value that is copied into the front.
-const CHEAP_BYTES: usize = 16;
+/// Sorts out the keys at `spans` of `text`, each with eight bytes or more from its start: how many of up to eight
+/// bytes are in the front, and are not, and how many are longer.
+#[inline]
+fn sort_out_tiny(
+    text: &[u8],
+    spans: &[Span],
+    places: &[u64; TINY_PLACES],
+    lists: &mut Lists,
+) -> (usize, usize, usize) {
+    let (mut n_hits, mut n_misses, mut n_longer) = (0, 0, 0);
+    for &[start, end] in spans {
+        let Some(bytes) = text[start as usize..].first_chunk() else { continue };
+        let len = end - start;
+        // An empty key counts as a longer one.
+        let is_tiny = len.wrapping_sub(1) < 8;
+        let surplus = 8u32.wrapping_sub(len) % 8 * 8;
+        let word = u64::from_le_bytes(*bytes) << surplus >> surplus;
+        let place = tiny_place(word);
+        let is_hit = is_tiny & (places[place] == word);
+        // Each is written to every list, and counted in the one that it belongs to.
+        lists.hits[n_hits % PASS] = place as u16;
+        n_hits += usize::from(is_hit);
+        lists.misses[n_misses % PASS] = [word, 0];
+        n_misses += usize::from(is_tiny & !is_hit);
+        lists.longer[n_longer % PASS] = [start, end];
+        n_longer += usize::from(!is_tiny);
+    }
+    (n_hits, n_misses, n_longer)
+}
+
+/// Sorts out the first `n_longer` of the longer keys, in the same manner, behind the `n_misses` that are there.
+#[inline]
+fn sort_out_small(
+    text: &[u8],
+    n_longer: usize,
+    places: &[u128; SMALL_PLACES],
+    lists: &mut Lists,
+    mut n_misses: usize,
+) -> (usize, usize, usize) {
+    let (mut n_hits, mut n_long) = (0, 0);
+    for at in 0..n_longer {
+        let [start, end] = lists.longer[at % PASS];
+        let Some(bytes) = text[start as usize..].first_chunk() else { continue };
+        let len = (end - start) as usize;
+        let is_short = len.wrapping_sub(1) < SHORT_BYTES;
+        let key = u128::from_le_bytes(*bytes) & MASKS[len.min(SHORT_BYTES)];
+        let words = [key as u64, (key >> 64) as u64];
+        let place = small_place(words);
+        let is_hit = is_short & (places[place] == key);
+        lists.hits[n_hits % PASS] = place as u16;
+        n_hits += usize::from(is_hit);
+        lists.misses[n_misses % PASS] = words;
+        n_misses += usize::from(is_short & !is_hit);
+        // Never ahead of what is read.
+        lists.longer[n_long % PASS] = [start, end];
+        n_long += usize::from(!is_short);
+    }
+    (n_hits, n_misses, n_long)
+}
 
 /// Keeps the first bytes of sixteen, by their number.
 const MASKS: [u128; SHORT_BYTES + 1] = {
@@ -181,77 +292,30 @@ const MASKS: [u128; SHORT_BYTES + 1] = {
     masks
 };
 
+/// Odd numbers whose products' high bits depend on all bits below (the golden ratio's and another one).
+const MIXERS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0x8cb9_2ba7_2f3d_8dd7];
+
+/// Returns the place in the front of a key of up to eight bytes.
+#[inline(always)]
+fn tiny_place(word: u64) -> usize {
+    (word.wrapping_mul(MIXERS[0]) >> (u64::BITS - TINY_PLACES.trailing_zeros())) as usize
+}
+
+/// Returns the place in the front of a key of up to sixteen bytes.
+#[inline(always)]
+fn small_place(words: [u64; 2]) -> usize {
+    let mixed = words[0].wrapping_mul(MIXERS[0]) ^ words[1].wrapping_mul(MIXERS[1]);
+    (mixed >> (u64::BITS - SMALL_PLACES.trailing_zeros())) as usize
+}
+
+#[inline(always)]
+fn number(words: [u64; 2]) -> u128 {
+    u128::from(words[0]) | u128::from(words[1]) << 64
+}
+
 #[inline]
 fn key_of(text: &[u8], [start, end]: Span) -> &[u8] {
     &text[start as usize..end as usize]
-}
-
-/// Sorts the keys at `spans` of `text` into the lists, and returns how many are in each. Behind the start of each key
-/// there are sixteen bytes.
-#[inline]
-fn sort_out<V, H: KeyHash>(
-    hasher: H,
-    text: &[u8],
-    spans: &[Span],
-    places: &[Held<V>; PLACES],
-    lists: &mut Lists,
-) -> (usize, usize, usize) {
-    let (mut n_hits, mut n_misses, mut n_long) = (0, 0, 0);
-    for &[start, end] in spans {
-        let len = (end - start) as usize;
-        // An empty key is a long one.
-        let is_short = len.wrapping_sub(1) < SHORT_BYTES;
-        let Some(bytes) = text[start as usize..].first_chunk() else { continue };
-        let words = u128::from_le_bytes(*bytes) & MASKS[len.min(SHORT_BYTES)];
-        let hash = hasher.of_words(words);
-        let place = place_of(hash);
-        let is_hit = is_short & places[place].is(words);
-        // Each is written to every list, and counted in the one that it belongs to.
-        lists.hits[n_hits % PASS] = place as u16;
-        n_hits += usize::from(is_hit);
-        lists.misses[n_misses % PASS] = Hashed { words, hash };
-        n_misses += usize::from(is_short & !is_hit);
-        lists.long[n_long % PASS] = [start, end];
-        n_long += usize::from(!is_short);
-    }
-    (n_hits, n_misses, n_long)
-}
-
-/// Folds pairs with short keys, at most [`GROUP`].
-#[inline]
-fn fold_group<V: Clone, H: KeyHash>(
-    table: &mut Table<V, H>,
-    front: &mut Front<V>,
-    keys: &[Hashed],
-    values: impl Iterator<Item = V>,
-    combine: impl Fn(&mut V, V),
-) {
-    table.reserve(keys.len());
-    for key in keys {
-        prefetch(&table.slots, table.first_slot(key.hash));
-    }
-    let mut first = [FREE; GROUP];
-    for (slot, key) in first.iter_mut().zip(keys) {
-        *slot = table.slots[table.first_slot(key.hash)];
-        if *slot != FREE {
-            table.short.prefetch(number_of(*slot) as usize);
-        }
-    }
-    for ((&Hashed { words, hash }, value), slot) in keys.iter().zip(values).zip(first) {
-        let found = if slot != FREE && has_tag(slot, hash) && table.is_short_at(slot, words) {
-            Ok(number_of(slot) as usize)
-        } else {
-            table.find_short(hash, words)
-        };
-        match found {
-            Err(at) => table.insert_short(at, hash, words, value),
-            Ok(number) => match front.consider(hash, words, number, value) {
-                Err(value) => table.combine_short(number, value, &combine),
-                Ok(Some(left)) => table.combine_short(left.number, left.value, &combine),
-                Ok(None) => {}
-            },
-        }
-    }
 }
 
 /// Folds `value` under long keys of `text`, at most [`GROUP`].

@@ -1,94 +1,83 @@
 //! Front: the most frequent short keys of late, small enough for a core's own cache.
 //!
 //! Words of a text follow Zipf's law: some thousands of them are four in five of all. They are folded here, each in
-//! the one place that its hash gives it, and reach the table only when they leave. A key that missed takes the place
-//! of another one once in a few times only, so that rare keys seldom drive out frequent ones (the idea of bimodal
+//! the one place that a hash gives it, and reach the table only when they leave. A key that missed takes the place of
+//! another one once in a few times only, so that rare keys seldom drive out frequent ones (the idea of bimodal
 //! insertion: Qureshi et al., "Adaptive insertion policies for high performance caching", ISCA 2007).
-
-/// Places, a power of two: 256 KiB with counts, which leaves room in the second cache for what streams through it.
-pub const PLACES: usize = 8192;
-const PLACE_BITS: u32 = PLACES.trailing_zeros();
 
 /// Misses for one that takes a place.
 const PATIENCE: u32 = 8;
 
-/// A key, the number of its entry in the table, and what was folded since the key came here.
-pub struct Held<V> {
-    /// Zero where the place is free: no short key is.
-    words: u128,
-    pub number: usize,
-    pub value: V,
-}
-
-pub struct Front<V> {
-    /// Empty before the first key.
-    places: Vec<Held<V>>,
+/// Keys of one width in `PLACES` places, a power of two.
+pub struct Front<K, V, const PLACES: usize> {
+    /// All empty before the first key. A key of zeros stands where a place is free: no short key is.
+    keys: Vec<K>,
+    /// What was folded of each key since it came here.
+    values: Vec<V>,
+    /// The numbers of the keys' entries in the table.
+    numbers: Vec<usize>,
     misses: u32,
 }
 
-impl<V> Front<V> {
+impl<K: Copy + Eq + Default, V, const PLACES: usize> Front<K, V, PLACES> {
     /// Makes one that holds nothing.
     pub fn new() -> Self {
-        Self { places: Vec::new(), misses: 0 }
+        Self { keys: Vec::new(), values: Vec::new(), numbers: Vec::new(), misses: 0 }
     }
 
-    /// Makes the places, before they are looked at. `value` fills them and is never folded.
-    pub fn prepare(&mut self, value: &V)
+    /// Returns the keys in all places and their values. Before the first time there are none, and `value` fills the
+    /// places of the new ones; it is never folded.
+    #[inline(always)]
+    pub fn places(&mut self, value: &V) -> (&[K; PLACES], &mut [V; PLACES])
     where
         V: Clone,
     {
-        if self.places.is_empty() {
-            self.places.resize_with(PLACES, || Held { words: 0, number: 0, value: value.clone() });
+        if self.keys.len() != PLACES {
+            self.keys = vec![K::default(); PLACES];
+            self.values = vec![value.clone(); PLACES];
+            self.numbers = vec![0; PLACES];
+        }
+        match (self.keys.as_slice().try_into(), self.values.as_mut_slice().try_into()) {
+            (Ok(keys), Ok(values)) => (keys, values),
+            _ => unreachable!("there are as many keys and values as places"),
         }
     }
 
-    /// Returns all places, for [`place_of`], or none.
-    #[inline(always)]
-    pub fn places(&mut self) -> Option<&mut [Held<V>; PLACES]> {
-        self.places.as_mut_slice().try_into().ok()
-    }
-
-    /// Considers a key that was not here but is in the table, as entry `number`. If it comes in, with `value` for all
-    /// that is folded of it so far, what stood in its place is returned.
+    /// Considers a key that was not in its place but is in the table, as entry `number`. If it comes in, with `value`
+    /// for all that is folded of it so far, what stood there before is returned.
     #[inline]
     pub fn consider(
         &mut self,
-        hash: u64,
-        words: u128,
+        place: usize,
+        key: K,
         number: usize,
         value: V,
-    ) -> Result<Option<Held<V>>, V> {
+    ) -> Result<Option<(usize, V)>, V> {
+        let (Some(held), Some(old), Some(at)) =
+            (self.keys.get_mut(place), self.values.get_mut(place), self.numbers.get_mut(place))
+        else {
+            return Err(value);
+        };
         self.misses += 1;
-        let Some(place) = self.places.get_mut(place_of(hash)) else { return Err(value) };
-        if place.words != 0 && !self.misses.is_multiple_of(PATIENCE) {
+        let is_free = *held == K::default();
+        if !is_free && !self.misses.is_multiple_of(PATIENCE) {
             return Err(value);
         }
-        let before = std::mem::replace(place, Held { words, number, value });
-        Ok((before.words != 0).then_some(before))
+        *held = key;
+        let (number, value) = (std::mem::replace(at, number), std::mem::replace(old, value));
+        Ok((!is_free).then_some((number, value)))
     }
 
-    /// Takes out everything.
-    pub fn drain(&mut self) -> impl Iterator<Item = Held<V>> {
-        self.places.drain(..).filter(|held| held.words != 0)
+    /// Takes out everything: the number of each entry, and what is to be folded into it.
+    pub fn drain(&mut self) -> impl Iterator<Item = (usize, V)> {
+        let held = self.keys.drain(..).zip(self.numbers.drain(..).zip(self.values.drain(..)));
+        held.filter(|(key, _)| *key != K::default()).map(|(_, entry)| entry)
     }
 
     /// Returns the bytes of memory that are in use.
     pub fn memory_bytes(&self) -> usize {
-        size_of_val(self.places.as_slice())
+        size_of_val(self.keys.as_slice())
+            + size_of_val(self.values.as_slice())
+            + size_of_val(self.numbers.as_slice())
     }
-}
-
-impl<V> Held<V> {
-    /// Tells whether this is the key's place, and it is here.
-    #[inline(always)]
-    pub fn is(&self, words: u128) -> bool {
-        self.words == words
-    }
-}
-
-/// Returns the place of a key.
-#[inline(always)]
-pub fn place_of(hash: u64) -> usize {
-    // Not the lowest bits, by which the table's slots are found, nor the highest, which give the partition.
-    (hash >> 20) as usize & ((1 << PLACE_BITS) - 1)
 }

@@ -195,17 +195,26 @@ impl Drop for Mapping {
 /// Has the processor fetch `elements[index]` into its caches, and waits for nothing.
 #[inline(always)]
 pub fn prefetch<T>(elements: &[T], index: usize) {
+    let at = elements.as_ptr().wrapping_add(index).cast::<u8>();
+    fetch(at);
+    if !size_of::<T>().is_power_of_two() {
+        // It may lie across two lines of the cache.
+        fetch(at.wrapping_add(size_of::<T>() - 1));
+    }
+}
+
+#[inline(always)]
+fn fetch(at: *const u8) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let at = elements.as_ptr().wrapping_add(index);
-        // SAFETY: a prefetch reads nothing, whatever the address is; and x86-64 always has it.
+        // SAFETY: a prefetch reads nothing, whatever the address is; and every x86-64 has it.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
         // Elsewhere the loads of a loop overlap by themselves, as far as the processor looks ahead.
-        let _ = (elements, index);
+        let _ = at;
     }
 }
 
@@ -298,6 +307,9 @@ pub struct Texts {
 const FIRST_TEXTS: usize = 16 << 10;
 const MOST_TEXTS: usize = 4 << 20;
 
+/// Bytes that a cache fetches at once.
+const CACHE_LINE: usize = 64;
+
 /// Bytes of a text's length.
 const LENGTH: usize = size_of::<u32>();
 
@@ -339,8 +351,10 @@ impl Texts {
     #[inline(always)]
     pub fn prefetch(&self, place: u64) {
         if let Some(block) = self.blocks.get((place >> 32) as usize) {
-            prefetch(block, place as u32 as usize);
-            prefetch(block, place as u32 as usize + 63);
+            let at = place as u32 as usize;
+            prefetch(block, at);
+            // Most long keys end on the next line.
+            prefetch(block, at + CACHE_LINE - 1);
         }
     }
 
