@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::beyond;
 use super::kernel::{BLOCK, Borders, Kernel};
+use super::lower;
 use super::portable::write_borders;
 
 /// Returns the kernel if this processor can run it.
@@ -12,7 +13,7 @@ pub(super) fn kernel() -> Option<Kernel> {
         && is_x86_feature_detected!("bmi1")
         && is_x86_feature_detected!("bmi2")
         && is_x86_feature_detected!("popcnt");
-    can_run.then_some(Kernel { name: "avx2", words, visible, borders })
+    can_run.then_some(Kernel { name: "avx2", words, visible, borders, lower })
 }
 
 fn words(text: &[u8], inside: &mut [u64], carried: &mut u64) {
@@ -30,6 +31,11 @@ fn borders(inside: &[u64], borders: &mut Borders) -> usize {
     unsafe { borders_by_vectors(inside, borders) }
 }
 
+fn lower(text: &[u8], out: &mut [u8]) -> usize {
+    // SAFETY: only `kernel` gives this function away, once it has found the features.
+    unsafe { lower_by_vectors(text, out) }
+}
+
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
 fn words_by_vectors(text: &[u8], inside: &mut [u64], carried: &mut u64) {
     beyond::words(
@@ -40,10 +46,7 @@ fn words_by_vectors(text: &[u8], inside: &mut [u64], carried: &mut u64) {
             let block = load(block);
             (!mask(block.map(|half| is_separator(half))), mask(block))
         },
-        |block, least| {
-            let least = _mm256_set1_epi8(least as i8);
-            mask(load(block).map(|half| _mm256_cmpeq_epi8(_mm256_max_epu8(half, least), half)))
-        },
+        |block, least| at_least(block, least),
     );
 }
 
@@ -57,16 +60,28 @@ fn visible_by_vectors(text: &[u8], inside: &mut [u64], carried: &mut u64) {
             let block = load(block);
             (!mask(block.map(|half| is_white(half))), mask(block))
         },
-        |block, wanted| {
-            let wanted = _mm256_set1_epi8(wanted as i8);
-            mask(load(block).map(|half| _mm256_cmpeq_epi8(half, wanted)))
-        },
+        |block, wanted| equal(block, wanted),
     );
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
 fn borders_by_vectors(inside: &[u64], borders: &mut Borders) -> usize {
     borders.extend(inside, write_borders)
+}
+
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+fn lower_by_vectors(text: &[u8], out: &mut [u8]) -> usize {
+    lower::lower(
+        text,
+        out,
+        |block, copy| {
+            let block = load(block);
+            store(copy, block.map(|half| ascii_lower(half)));
+            mask(block)
+        },
+        |block, least| at_least(block, least),
+        |block, wanted| equal(block, wanted),
+    )
 }
 
 #[inline]
@@ -77,11 +92,47 @@ fn load(block: &[u8; BLOCK]) -> [__m256i; 2] {
     [0, 1].map(|half| unsafe { _mm256_loadu_si256(halves[half].as_ptr().cast()) })
 }
 
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store(block: &mut [u8; BLOCK], halves: [__m256i; 2]) {
+    let (places, _) = block.as_chunks_mut::<32>();
+    for (place, half) in places.iter_mut().zip(halves) {
+        // SAFETY: each place is 32 bytes long, and the store asks for no alignment.
+        unsafe { _mm256_storeu_si256(place.as_mut_ptr().cast(), half) }
+    }
+}
+
 /// Returns the highest bit of each byte.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn mask([low, high]: [__m256i; 2]) -> u64 {
     u64::from(_mm256_movemask_epi8(low) as u32) | u64::from(_mm256_movemask_epi8(high) as u32) << 32
+}
+
+/// Returns which bytes are no less than `least`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn at_least(block: &[u8; BLOCK], least: u8) -> u64 {
+    let least = _mm256_set1_epi8(least as i8);
+    mask(load(block).map(|half| _mm256_cmpeq_epi8(_mm256_max_epu8(half, least), half)))
+}
+
+/// Returns which bytes are `wanted`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn equal(block: &[u8; BLOCK], wanted: u8) -> u64 {
+    let wanted = _mm256_set1_epi8(wanted as i8);
+    mask(load(block).map(|half| _mm256_cmpeq_epi8(half, wanted)))
+}
+
+/// Puts the letters of ASCII into lower case.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn ascii_lower(bytes: __m256i) -> __m256i {
+    // Moved to the lowest numbers there are, the capital letters are all that is less than a limit.
+    let moved = _mm256_add_epi8(bytes, _mm256_set1_epi8(i8::MIN.wrapping_sub(b'A' as i8)));
+    let is_capital = _mm256_cmpgt_epi8(_mm256_set1_epi8(i8::MIN + 26), moved);
+    _mm256_or_si256(bytes, _mm256_and_si256(is_capital, _mm256_set1_epi8(0x20)))
 }
 
 /// Sets the bytes that are not both ASCII and in words of UTS #18 `\w`.

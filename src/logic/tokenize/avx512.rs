@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::beyond;
 use super::kernel::{BLOCK, Borders, Kernel, ROOM};
+use super::lower;
 use super::portable::is_word_like;
 
 /// Returns the kernel if this processor can run it.
@@ -15,7 +16,7 @@ pub(super) fn kernel() -> Option<Kernel> {
         && is_x86_feature_detected!("bmi1")
         && is_x86_feature_detected!("bmi2")
         && is_x86_feature_detected!("popcnt");
-    can_run.then_some(Kernel { name: "avx512", words, visible, borders })
+    can_run.then_some(Kernel { name: "avx512", words, visible, borders, lower })
 }
 
 fn words(text: &[u8], inside: &mut [u64], carried: &mut u64) {
@@ -33,6 +34,11 @@ fn borders(inside: &[u64], borders: &mut Borders) -> usize {
     unsafe { borders_by_vectors(inside, borders) }
 }
 
+fn lower(text: &[u8], out: &mut [u8]) -> usize {
+    // SAFETY: only `kernel` gives this function away, once it has found the features.
+    unsafe { lower_by_vectors(text, out) }
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,bmi1,bmi2,popcnt")]
 fn words_by_vectors(text: &[u8], inside: &mut [u64], carried: &mut u64) {
     let (low, high) = (load(&WORD_LIKE[0]), load(&WORD_LIKE[1]));
@@ -47,7 +53,7 @@ fn words_by_vectors(text: &[u8], inside: &mut [u64], carried: &mut u64) {
             let beyond_ascii = _mm512_movepi8_mask(block);
             (found & !beyond_ascii, beyond_ascii)
         },
-        |block, least| _mm512_cmpge_epu8_mask(load(block), _mm512_set1_epi8(least as i8)),
+        |block, least| at_least(block, least),
     );
 }
 
@@ -64,7 +70,7 @@ fn visible_by_vectors(text: &[u8], inside: &mut [u64], carried: &mut u64) {
             let is_white = _mm512_cmpeq_epi8_mask(block, _mm512_shuffle_epi8(white, block));
             (!is_white, _mm512_movepi8_mask(block))
         },
-        |block, wanted| _mm512_cmpeq_epi8_mask(load(block), _mm512_set1_epi8(wanted as i8)),
+        |block, wanted| equal(block, wanted),
     );
 }
 
@@ -88,11 +94,44 @@ fn borders_by_vectors(inside: &[u64], borders: &mut Borders) -> usize {
     })
 }
 
+#[target_feature(enable = "avx512f,avx512bw,bmi1,bmi2,popcnt")]
+fn lower_by_vectors(text: &[u8], out: &mut [u8]) -> usize {
+    lower::lower(
+        text,
+        out,
+        |block, copy| {
+            let bytes = load(block);
+            let first = _mm512_sub_epi8(bytes, _mm512_set1_epi8(b'A' as i8));
+            let is_capital = _mm512_cmplt_epu8_mask(first, _mm512_set1_epi8(26));
+            let lower = _mm512_mask_add_epi8(bytes, is_capital, bytes, _mm512_set1_epi8(0x20));
+            // SAFETY: a block is 64 bytes long, and the store asks for no alignment.
+            unsafe { _mm512_storeu_si512(copy.as_mut_ptr().cast(), lower) };
+            _mm512_movepi8_mask(bytes)
+        },
+        |block, least| at_least(block, least),
+        |block, wanted| equal(block, wanted),
+    )
+}
+
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn load(block: &[u8; BLOCK]) -> __m512i {
     // SAFETY: a block is 64 bytes long, and the load asks for no alignment.
     unsafe { _mm512_loadu_si512(block.as_ptr().cast()) }
+}
+
+/// Returns which bytes are no less than `least`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn at_least(block: &[u8; BLOCK], least: u8) -> u64 {
+    _mm512_cmpge_epu8_mask(load(block), _mm512_set1_epi8(least as i8))
+}
+
+/// Returns which bytes are `wanted`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn equal(block: &[u8; BLOCK], wanted: u8) -> u64 {
+    _mm512_cmpeq_epi8_mask(load(block), _mm512_set1_epi8(wanted as i8))
 }
 
 /// Stores sixteen numbers at index `at` of `room`.

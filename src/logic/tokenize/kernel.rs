@@ -27,6 +27,7 @@ pub(super) struct Kernel {
     /// Finds which bytes are not white space.
     pub(super) visible: Classify,
     pub(super) borders: FindBorders,
+    pub(super) lower: Lower,
 }
 
 /// Sets a bit in each of the masks for each byte of the blocks at the front of the text that stands inside a word; at
@@ -36,6 +37,10 @@ pub(super) type Classify = fn(&[u8], &mut [u64], &mut u64);
 
 /// Appends the borders of blocks, from their masks; returns the number of blocks whose borders found room.
 pub(super) type FindBorders = fn(&[u64], &mut Borders) -> usize;
+
+/// Writes a text in lower case to the front of a buffer with as many bytes as [`room`](super::lower::room) says;
+/// returns how many it takes.
+pub(super) type Lower = fn(&[u8], &mut [u8]) -> usize;
 
 impl Kernel {
     /// Returns the kernels that this processor can run, the best one first.

@@ -2,9 +2,10 @@
 
 use super::beyond;
 use super::kernel::{BLOCK, Borders, Kernel, ROOM};
+use super::lower;
 
 pub(super) fn kernel() -> Kernel {
-    Kernel { name: "portable", words, visible, borders }
+    Kernel { name: "portable", words, visible, borders, lower }
 }
 
 fn words(text: &[u8], inside: &mut [u64], carried: &mut u64) {
@@ -29,6 +30,19 @@ fn visible(text: &[u8], inside: &mut [u64], carried: &mut u64) {
 
 fn borders(inside: &[u64], borders: &mut Borders) -> usize {
     borders.extend(inside, write_borders)
+}
+
+fn lower(text: &[u8], out: &mut [u8]) -> usize {
+    lower::lower(
+        text,
+        out,
+        |block, copy| {
+            *copy = block.map(|byte| byte.to_ascii_lowercase());
+            if block.is_ascii() { 0 } else { mask(block, |byte| !byte.is_ascii()) }
+        },
+        |block, least| mask(block, |byte| byte >= least),
+        |block, wanted| mask(block, |byte| byte == wanted),
+    )
 }
 
 /// Tells whether the ASCII byte `byte` stands in words of UTS #18 `\w`; false for other bytes.
