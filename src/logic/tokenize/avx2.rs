@@ -46,7 +46,15 @@ fn words_by_vectors(text: &[u8], inside: &mut [u64], carried: &mut u64) {
             let block = load(block);
             (!mask(block.map(|half| is_separator(half))), mask(block))
         },
-        |block, least| at_least(block, least),
+        |seen, beyond_ascii| {
+            beyond::word_like_by_lead(
+                seen,
+                beyond_ascii,
+                |block, least| at_least(block, least),
+                |block, wanted| equal(block, wanted),
+                |block, bits| has(block, bits),
+            )
+        },
     );
 }
 
@@ -79,8 +87,17 @@ fn lower_by_vectors(text: &[u8], out: &mut [u8]) -> usize {
             store(copy, block.map(|half| ascii_lower(half)));
             mask(block)
         },
-        |block, least| at_least(block, least),
-        |block, wanted| equal(block, wanted),
+        |seen, copy, beyond_ascii| {
+            lower::change_by_lead(
+                seen,
+                copy,
+                beyond_ascii,
+                |block, least| at_least(block, least),
+                |block, wanted| equal(block, wanted),
+                |block, bits| has(block, bits),
+                |copy, wanted, block, table| change(copy, wanted, block, table),
+            )
+        },
     )
 }
 
@@ -123,6 +140,59 @@ fn at_least(block: &[u8; BLOCK], least: u8) -> u64 {
 fn equal(block: &[u8; BLOCK], wanted: u8) -> u64 {
     let wanted = _mm256_set1_epi8(wanted as i8);
     mask(load(block).map(|half| _mm256_cmpeq_epi8(half, wanted)))
+}
+
+/// Returns for which bytes the bit of `bits` is set whose number is the six low bits of the byte.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn has(block: &[u8; BLOCK], bits: u64) -> u64 {
+    let eighths = _mm256_set1_epi64x(bits as i64);
+    let bit_of = twice([1, 2, 4, 8, 16, 32, 64, -128, 1, 2, 4, 8, 16, 32, 64, -128]);
+    !mask(load(block).map(|half| {
+        // The high three of the six bits say which eighth it is, the low three which bit of it.
+        let eighth = _mm256_and_si256(_mm256_srli_epi16::<3>(half), _mm256_set1_epi8(7));
+        let bit = _mm256_shuffle_epi8(bit_of, _mm256_and_si256(half, _mm256_set1_epi8(7)));
+        let found = _mm256_and_si256(_mm256_shuffle_epi8(eighths, eighth), bit);
+        _mm256_cmpeq_epi8(found, _mm256_setzero_si256())
+    }))
+}
+
+/// XORs to the bytes of `copy` that are `wanted` what `table` has under the six low bits of the byte of `block`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn change(copy: &mut [u8; BLOCK], wanted: u64, block: &[u8; BLOCK], table: &[u8; 64]) {
+    let quarters = table.as_chunks::<16>().0;
+    let quarters = [0, 1, 2, 3].map(|quarter| twice(quarters[quarter].map(|byte| byte as i8)));
+    let (block, before, wanted) = (load(block), load(copy), spread(wanted));
+    store(
+        copy,
+        [0, 1].map(|half| {
+            // The low four of the six bits say which byte of a quarter it is, the high two which quarter.
+            let low = _mm256_and_si256(block[half], _mm256_set1_epi8(0x0f));
+            let found = quarters.map(|quarter| _mm256_shuffle_epi8(quarter, low));
+            let (odd, high) = (_mm256_slli_epi16::<3>(block[half]), _mm256_slli_epi16::<2>(block[half]));
+            let first = _mm256_blendv_epi8(found[0], found[1], odd);
+            let second = _mm256_blendv_epi8(found[2], found[3], odd);
+            let found = _mm256_blendv_epi8(first, second, high);
+            _mm256_xor_si256(before[half], _mm256_and_si256(found, wanted[half]))
+        }),
+    );
+}
+
+/// Sets the bytes whose bits are set.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn spread(bits: u64) -> [__m256i; 2] {
+    let bit_of = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+    [0, 4].map(|first| {
+        let bytes = _mm256_set1_epi64x(bits as i64);
+        let numbers = [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1];
+        let low = i128::from_le_bytes(numbers.map(|number| number + first));
+        let high = low + i128::from_le_bytes([2; 16]);
+        let numbers = _mm256_set_epi64x((high >> 64) as i64, high as i64, (low >> 64) as i64, low as i64);
+        let eighths = _mm256_shuffle_epi8(bytes, numbers);
+        _mm256_cmpeq_epi8(_mm256_and_si256(eighths, bit_of), bit_of)
+    })
 }
 
 /// Puts the letters of ASCII into lower case.

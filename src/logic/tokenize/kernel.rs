@@ -14,6 +14,9 @@ pub(super) const BLOCK: usize = 64;
 /// Bytes that must follow a block that is classified: a character may end in them.
 pub(super) const LOOKAHEAD: usize = 3;
 
+/// A block, and the bytes behind it into which its last character may reach.
+pub(super) type Seen = [u8; BLOCK + LOOKAHEAD];
+
 /// Blocks that one call of a kernel classifies: their bytes and masks stay in the fastest cache until the borders are
 /// found, and a call through a pointer costs nothing beside them.
 pub(super) const CHUNK_BLOCKS: usize = 64;

@@ -1,41 +1,36 @@
 //! Lower: a text in lower case, Unicode's full mapping, character by character, for all kernels.
 //!
-//! A kernel copies 64 bytes at a time, with the letters of ASCII in lower case, and says where there may be other
+//! A kernel copies 64 bytes at a time, with the letters of ASCII in lower case, and finds where there may be other
 //! characters that have case. Nearly all of those become characters of the same length, so they are changed where they
 //! stand, by tables; the few others are mapped one by one, and the next 64 bytes begin behind them. Text in a script
-//! without case costs no more than ASCII.
+//! without case costs little more than ASCII.
 
 use std::sync::LazyLock;
 
-use super::kernel::BLOCK;
+use super::beyond::{filter, for_each_kind, part};
+use super::kernel::{BLOCK, LOOKAHEAD, Seen};
 
 /// Writes `text` in lower case to the front of `out`, which has at least [`room`] bytes; returns how many it takes.
 /// What is not valid UTF-8 stays as it is.
 ///
 /// For one block, `ascii` copies it with the letters of ASCII in lower case, and returns which bytes are not ASCII;
-/// `at_least` returns which bytes are no less than the given one, and `equal` which are it.
+/// `change` does the rest in the copy, where characters keep their length, and returns where they do not. Nothing is
+/// asked of it behind the first of these.
 #[inline(always)]
 pub(super) fn lower(
     text: &[u8],
     out: &mut [u8],
     ascii: impl Fn(&[u8; BLOCK], &mut [u8; BLOCK]) -> u64,
-    at_least: impl Fn(&[u8; BLOCK], u8) -> u64,
-    equal: impl Fn(&[u8; BLOCK], u8) -> u64,
+    change: impl Fn(&Seen, &mut [u8; BLOCK], u64) -> u64,
 ) -> usize {
     let step = |text: &[u8], out: &mut [u8]| -> Option<(usize, usize)> {
-        let (block, copy) = (text.first_chunk()?, out.first_chunk_mut()?);
-        let beyond_ascii = ascii(block, copy);
+        let (seen, copy) = (text.first_chunk()?, out.first_chunk_mut()?);
+        let beyond_ascii = ascii(part(seen, 0), copy);
         if beyond_ascii == 0 {
             return Some((BLOCK, BLOCK));
         }
-        let leads = at_least(block, 0xc0);
-        let cased = Cased {
-            twos: at_least(block, TWOS[0]) & !at_least(block, TWOS[1] + 1),
-            threes: THREES.iter().fold(0, |found, &lead| found | equal(block, lead)),
-            fours: equal(block, FOURS),
-        };
-        match cased.change(block, copy, beyond_ascii & !leads) {
-            0 => Some((BLOCK, BLOCK)),
+        match change(seen, copy, beyond_ascii) {
+            0 => Some([whole(seen); 2].into()),
             left => Some(map_one(text, out, left.trailing_zeros() as usize)),
         }
     };
@@ -44,9 +39,9 @@ pub(super) fn lower(
         from += taken;
         to += written;
     }
-    // The last bytes are filled up so that a whole block begins at each.
+    // The last bytes are filled up so that enough follow each of them.
     let tail = &text[from..];
-    let mut last = [0; 2 * BLOCK];
+    let mut last = [0; 2 * (BLOCK + LOOKAHEAD)];
     last[..tail.len()].copy_from_slice(tail);
     from = 0;
     while from < tail.len() {
@@ -64,6 +59,17 @@ pub(super) fn room(len: usize) -> usize {
     len + len / 2 + 2 * BLOCK
 }
 
+/// Returns how many bytes of a block, at its front, hold no part of a character that ends behind it. Waits for nothing
+/// but the last bytes, so that the next block can be begun before this one is done.
+#[inline(always)]
+fn whole(seen: &Seen) -> usize {
+    let torn = [1, 2, 3].map(|n| n * usize::from(seen[BLOCK - n] >= FIRST_LEADS[n - 1]));
+    BLOCK - torn[0].max(torn[1]).max(torn[2])
+}
+
+/// The first lead bytes of two, of three and of four.
+const FIRST_LEADS: [u8; 3] = [0xc0, 0xe0, 0xf0];
+
 /// The first and the last lead byte of two with a character that changes: from U+00C0 to U+057F.
 const TWOS: [u8; 2] = [0xc3, 0xd5];
 
@@ -74,7 +80,7 @@ const THREES: [u8; 4] = [0xe1, 0xe2, 0xea, 0xef];
 const FOURS: u8 = 0xf0;
 const FOURS_NEXT: [u8; 4] = [0x90, 0x91, 0x96, 0x9e];
 
-/// Where in a block there are lead bytes of characters that may change.
+/// Where in a block there begin characters, as a whole within it, that may change.
 struct Cased {
     twos: u64,
     threes: u64,
@@ -82,61 +88,106 @@ struct Cased {
 }
 
 impl Cased {
-    /// Changes in `copy` the characters that keep their length, and returns where others stand. So far only what is
-    /// before the first of them is right in `copy`.
     #[inline(always)]
-    fn change(self, block: &[u8; BLOCK], copy: &mut [u8; BLOCK], continuations: u64) -> u64 {
-        if self.twos | self.threes | self.fours == 0 {
-            return 0;
+    fn new(
+        seen: &Seen,
+        beyond_ascii: u64,
+        at_least: impl Fn(&[u8; BLOCK], u8) -> u64,
+        equal: impl Fn(&[u8; BLOCK], u8) -> u64,
+    ) -> Self {
+        let block = part(seen, 0);
+        let continuations = beyond_ascii & !at_least(block, FIRST_LEADS[0]);
+        let next = continuations >> 1;
+        Self {
+            twos: at_least(block, TWOS[0]) & !at_least(block, TWOS[1] + 1) & next,
+            threes: THREES.iter().fold(0, |found, &lead| found | equal(block, lead)) & next & next >> 1,
+            fours: equal(block, FOURS) & next & next >> 1 & next >> 2,
         }
-        let changes = &*CHANGES;
-        let (next, next_but_one) = (continuations >> 1, continuations >> 2);
-        // What reaches behind the block begins the next one.
-        let mut left = self.twos & 1 << 63 | self.threes & 3 << 62 | self.fours & 7 << 61;
-        for_each(self.twos & next, |[first, second, _]| {
-            let change = changes.two([block[first], block[second]]);
-            let [a, b] = change.to_le_bytes();
-            copy[first] ^= a;
-            copy[second] ^= b;
-            left |= u64::from(change >> 15) << first;
+    }
+
+    /// Changes the characters of three bytes and returns where the length changes; of those of four bytes, it returns
+    /// where they change at all.
+    #[inline(always)]
+    fn change_threes_and_fours(&self, changes: &Changes, seen: &Seen, copy: &mut [u8; BLOCK]) -> u64 {
+        let threes = filter(self.threes, |at| {
+            let change = changes.three([seen[at], seen[at + 1], seen[at + 2]]);
+            for (n, byte) in change.to_le_bytes()[..3].iter().enumerate() {
+                copy[(at + n) % BLOCK] = seen[at + n] ^ byte;
+            }
+            u64::from(change >> 31)
         });
-        for_each(self.threes & next & next_but_one, |[first, second, third]| {
-            let change = changes.three([block[first], block[second], block[third]]);
-            let [a, b, c, _] = change.to_le_bytes();
-            copy[first] ^= a;
-            copy[second] ^= b;
-            copy[third] ^= c;
-            left |= u64::from(change >> 31) << first;
-        });
-        for_each(self.fours & next, |[first, second, _]| {
-            left |= u64::from(FOURS_NEXT.contains(&block[second])) << first;
-        });
-        left
+        threes | filter(self.fours, |at| u64::from(FOURS_NEXT.contains(&seen[at + 1])))
     }
 }
 
-/// Calls `call` with the number of each bit that is set, and the next two numbers. Those that are too large begin from
-/// zero again: nobody has use for them, and the compiler sees that all are within a block.
+/// Changes the characters of a block one after the other: for kernels that look at one byte at a time. Returns where
+/// the length changes.
 #[inline(always)]
-fn for_each(mut bits: u64, mut call: impl FnMut([usize; 3])) {
-    while bits != 0 {
-        let at = bits.trailing_zeros() as usize;
-        call([at, at + 1, at + 2].map(|at| at % BLOCK));
-        bits &= bits - 1;
+pub(super) fn change_one_by_one(
+    seen: &Seen,
+    copy: &mut [u8; BLOCK],
+    beyond_ascii: u64,
+    at_least: impl Fn(&[u8; BLOCK], u8) -> u64,
+    equal: impl Fn(&[u8; BLOCK], u8) -> u64,
+) -> u64 {
+    let changes = &*CHANGES;
+    let cased = Cased::new(seen, beyond_ascii, at_least, equal);
+    let twos = filter(cased.twos, |at| {
+        let two = changes.with_lead(seen[at]);
+        let low_bits = seen[at + 1] & 0x3f;
+        copy[at] = seen[at] ^ two.first[usize::from(low_bits)];
+        copy[(at + 1) % BLOCK] = seen[at + 1] ^ two.second[usize::from(low_bits)];
+        two.longer >> low_bits
+    });
+    twos | cased.change_threes_and_fours(changes, seen, copy)
+}
+
+/// Changes the characters of a block, at once those with the same lead byte: for kernels that look at all bytes of a
+/// block at once. Returns where the length changes.
+///
+/// Of the bytes of a block, `equal` returns which are the given one, and `has` for which the bit is set whose number is
+/// the six low bits of the byte. Where a bit is set, `change` XORs to the copy what a table has under the six low bits
+/// of the block's byte.
+#[inline(always)]
+pub(super) fn change_by_lead(
+    seen: &Seen,
+    copy: &mut [u8; BLOCK],
+    beyond_ascii: u64,
+    at_least: impl Fn(&[u8; BLOCK], u8) -> u64,
+    equal: impl Fn(&[u8; BLOCK], u8) -> u64,
+    has: impl Fn(&[u8; BLOCK], u64) -> u64,
+    change: impl Fn(&mut [u8; BLOCK], u64, &[u8; BLOCK], &[u8; 64]),
+) -> u64 {
+    let mut cased = Cased::new(seen, beyond_ascii, at_least, &equal);
+    if cased.twos | cased.threes | cased.fours == 0 {
+        return 0;
     }
+    let changes = &*CHANGES;
+    let (block, next) = (part(seen, 0), part(seen, 1));
+    let mut left = 0;
+    for_each_kind(cased.twos, block, &equal, |lead, alike| {
+        let two = changes.with_lead(lead);
+        change(copy, alike, next, &two.first);
+        change(copy, alike << 1, block, &two.second);
+        left |= alike & has(next, two.longer);
+    });
+    if cased.threes != 0 {
+        let have_case =
+            THREES.map(|lead| equal(block, lead) & has(next, changes.seconds_with_lead_of_three(lead)));
+        cased.threes &= have_case.iter().fold(0, |all, some| all | some);
+    }
+    left | cased.change_threes_and_fours(changes, seen, copy)
 }
 
 /// Maps the character at index `at` of `text`, by the standard library; returns how many bytes of `text` and of `out`
-/// are done then. What is before it, and the byte at `at` itself, have been copied.
+/// are done then. What is before it has been copied.
 #[cold]
 #[inline(never)]
 fn map_one(text: &[u8], out: &mut [u8], at: usize) -> (usize, usize) {
-    if at > BLOCK - 4 {
-        // It may reach behind the block, and then it has not been looked at.
-        return (at, at);
-    }
     let bytes = &text[at..text.len().min(at + 4)];
     let Some(scalar) = bytes.utf8_chunks().next().and_then(|chunk| chunk.valid().chars().next()) else {
+        // It is left as it is.
+        out[at] = text[at];
         return (at + 1, at + 1);
     };
     let mut written = at;
@@ -149,42 +200,70 @@ fn map_one(text: &[u8], out: &mut [u8], at: usize) -> (usize, usize) {
 /// Made once for a process, and only where a text is not all ASCII.
 static CHANGES: LazyLock<Changes> = LazyLock::new(Changes::new);
 
-/// What must be XORed to a character's bytes, the first one in the lowest bits, to have it in lower case. The highest
-/// bit says that this cannot be, because the length changes.
+/// What must be XORed to the bytes of characters to have them in lower case.
 struct Changes {
-    two: [u16; 1 << 11],
-    /// By the high bits of the scalar value: the number of what is in `pages` for each of the low ones. Most
-    /// characters do not change, and share the first page.
+    /// By the lead byte of two.
+    two: [Two; 32],
+    /// By the high bits of the scalar value, of three bytes: the number of what is in `pages` for each of the low ones.
+    /// Most characters do not change, and share the first page.
     three: [u8; 1 << 10],
+    /// The bytes, the first one in the lowest bits. The highest bit says that the length changes.
     pages: Vec<[u32; 64]>,
+    /// By the lead byte of three: a bit for each second one with which characters change.
+    seconds: [u64; 16],
+}
+
+/// The characters with the same first byte, of two, by the second one.
+#[derive(Clone, Copy)]
+struct Two {
+    first: [u8; 64],
+    second: [u8; 64],
+    /// A bit for each character whose length changes; the bytes say nothing of it.
+    longer: u64,
 }
 
 impl Changes {
     fn new() -> Self {
-        let mut changes = Self { two: [0; 1 << 11], three: [0; 1 << 10], pages: vec![[0; 64]] };
+        let two = Two { first: [0; 64], second: [0; 64], longer: 0 };
+        let mut changes =
+            Self { two: [two; 32], three: [0; 1 << 10], pages: vec![[0; 64]], seconds: [0; 16] };
         let twos = '\u{80}'..='\u{7ff}';
         let threes =
             ['\u{1000}'..='\u{2fff}', '\u{a000}'..='\u{afff}', '\u{f000}'..='\u{ffff}'].into_iter().flatten();
         for scalar in twos.chain(threes) {
-            let Some(change) = change(scalar) else { continue };
-            let at = scalar as usize;
-            if scalar.len_utf8() == 2 {
-                changes.two[at] = (change | change >> 16) as u16;
-                continue;
+            if let Some(change) = change(scalar) {
+                changes.set(scalar, change);
             }
-            let page = &mut changes.three[at >> 6];
-            if *page == 0 {
-                *page = changes.pages.len() as u8;
-                changes.pages.push([0; 64]);
-            }
-            changes.pages[usize::from(*page)][at & 63] = change;
         }
         changes
     }
 
+    fn set(&mut self, scalar: char, change: u32) {
+        let (high, low) = (scalar as usize >> 6, scalar as usize & 63);
+        if scalar.len_utf8() == 2 {
+            let [first, second, _, longer] = change.to_le_bytes();
+            let two = &mut self.two[high];
+            (two.first[low], two.second[low]) = (first, second);
+            two.longer |= u64::from(longer >> 7) << low;
+            return;
+        }
+        let page = &mut self.three[high];
+        if *page == 0 {
+            *page = self.pages.len() as u8;
+            self.pages.push([0; 64]);
+            self.seconds[high >> 6] |= 1 << (high & 63);
+        }
+        self.pages[usize::from(*page)][low] = change;
+    }
+
     #[inline(always)]
-    fn two(&self, [a, b]: [u8; 2]) -> u16 {
-        self.two[usize::from(a & 0x1f) << 6 | usize::from(b & 0x3f)]
+    fn with_lead(&self, a: u8) -> &Two {
+        &self.two[usize::from(a & 0x1f)]
+    }
+
+    #[inline(always)]
+    fn seconds_with_lead_of_three(&self, a: u8) -> u64 {
+        self.seconds[usize::from(a & 0x0f)]
     }
 
     #[inline(always)]
@@ -197,17 +276,19 @@ impl Changes {
 /// Returns what makes `scalar` its lower case, with the highest bit alone if its length changes; `None` if it is that
 /// already.
 fn change(scalar: char) -> Option<u32> {
-    let lower: String = scalar.to_lowercase().collect();
-    let (mut before, mut after) = ([0; 4], [0; 4]);
-    let len = scalar.encode_utf8(&mut before).len();
-    if lower.as_bytes() == &before[..len] {
+    let mut lower = scalar.to_lowercase();
+    if lower.clone().eq([scalar]) {
         return None;
     }
-    if lower.len() != len {
-        return Some(1 << 31);
+    let bytes = |scalar: char| {
+        let mut bytes = [0; 4];
+        scalar.encode_utf8(&mut bytes);
+        u32::from_le_bytes(bytes)
+    };
+    match (lower.next(), lower.next()) {
+        (Some(one), None) if one.len_utf8() == scalar.len_utf8() => Some(bytes(scalar) ^ bytes(one)),
+        _ => Some(1 << 31),
     }
-    after[..len].copy_from_slice(lower.as_bytes());
-    Some(u32::from_le_bytes(before) ^ u32::from_le_bytes(after))
 }
 
 #[cfg(test)]
@@ -237,8 +318,9 @@ mod tests {
             let mut bytes = [0; 4];
             let found = match *scalar.encode_utf8(&mut bytes).as_bytes() {
                 [a, b] => {
-                    let found = CHANGES.two([a, b]);
-                    if found >> 15 == 1 { 1 << 31 } else { found.into() }
+                    let (two, low) = (CHANGES.with_lead(a), b & 63);
+                    let [first, second] = [two.first, two.second].map(|bytes| bytes[usize::from(low)]);
+                    u32::from_le_bytes([first, second, 0, (two.longer >> low << 7) as u8])
                 }
                 [a, b, c] => CHANGES.three([a, b, c]),
                 _ => unreachable!("these characters have two or three bytes"),

@@ -14,7 +14,9 @@ fn words(text: &[u8], inside: &mut [u64], carried: &mut u64) {
         inside,
         carried,
         |block| (mask(block, is_word_like), mask(block, |byte| !byte.is_ascii())),
-        |block, least| mask(block, |byte| byte >= least),
+        |seen, beyond_ascii| {
+            beyond::word_like_one_by_one(seen, beyond_ascii, |block, least| mask(block, |byte| byte >= least))
+        },
     );
 }
 
@@ -40,8 +42,11 @@ fn lower(text: &[u8], out: &mut [u8]) -> usize {
             *copy = block.map(|byte| byte.to_ascii_lowercase());
             if block.is_ascii() { 0 } else { mask(block, |byte| !byte.is_ascii()) }
         },
-        |block, least| mask(block, |byte| byte >= least),
-        |block, wanted| mask(block, |byte| byte == wanted),
+        |seen, copy, beyond_ascii| {
+            let at_least = |block: &_, least| mask(block, |byte| byte >= least);
+            let equal = |block: &_, wanted| mask(block, |byte| byte == wanted);
+            lower::change_one_by_one(seen, copy, beyond_ascii, at_least, equal)
+        },
     )
 }
 
