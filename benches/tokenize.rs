@@ -7,9 +7,9 @@ use mapreduce::logic::tokenize::{Tokenizer, Tokens};
 /// Bytes of a text: what the second cache holds, for it is the kernels that are measured here, not memory.
 const TEXT_BYTES: usize = 512 << 10;
 
-/// Texts; `five` is the five scripts before it, sentence by sentence.
-const TEXTS: [&str; 9] =
-    ["english", "source", "french", "russian", "greek", "arabic", "hindi", "chinese", "five"];
+/// Texts; `five` is the five scripts before it, sentence by sentence, and `mixed` word by word.
+const TEXTS: [&str; 10] =
+    ["english", "source", "french", "russian", "greek", "arabic", "hindi", "chinese", "five", "mixed"];
 
 const SENTENCES: [(&str, &str); 6] = [
     (
@@ -27,23 +27,29 @@ fn main() {
     divan::main();
 }
 
-/// Returns a text whose words stand in random order, the same each time: no processor can learn it by heart.
 fn text(name: &str) -> Vec<u8> {
     let sentence = |name: &str| SENTENCES.iter().find(|(known, _)| *known == name).map(|(_, text)| *text);
-    let words: Vec<&str> = match name {
-        "english" => return filled(include_bytes!("../examples/alice.txt")),
-        "source" => return filled(include_bytes!("../tests/it/faults.rs")),
-        "five" => TEXTS[3..8].iter().filter_map(|name| sentence(name)).collect(),
-        name => vec![sentence(name).expect("a sentence for each text that is no file")],
-    };
-    let words: Vec<&str> =
-        words.into_iter().flat_map(|text| text.split_inclusive([' ', '\n', '，', '。'])).collect();
+    let five = || TEXTS[3..8].iter().filter_map(|name| sentence(name));
+    match name {
+        "english" => filled(include_bytes!("../examples/alice.txt")),
+        "source" => filled(include_bytes!("../tests/it/faults.rs")),
+        "five" => filled(five().map(|text| shuffled(text, 1000)).collect::<String>().as_bytes()),
+        "mixed" => shuffled(&five().collect::<String>(), TEXT_BYTES).into_bytes(),
+        name => shuffled(sentence(name).expect("a sentence for each text"), TEXT_BYTES).into_bytes(),
+    }
+}
+
+/// Returns at least `len` bytes of the words of `text` in random order, the same each time: no processor can learn it
+/// by heart.
+fn shuffled(text: &str, len: usize) -> String {
+    let words: Vec<&str> = text.split_inclusive([' ', '\n', '，', '。']).collect();
     let mut state = 1_u64;
-    let order = std::iter::repeat_with(|| {
+    let mut shuffled = String::new();
+    while shuffled.len() < len {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        words[(state >> 33) as usize % words.len()]
-    });
-    order.flat_map(str::bytes).take(TEXT_BYTES).collect()
+        shuffled += words[(state >> 33) as usize % words.len()];
+    }
+    shuffled
 }
 
 fn filled(text: &[u8]) -> Vec<u8> {

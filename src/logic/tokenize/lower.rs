@@ -172,8 +172,10 @@ pub(super) fn change_by_lead(
         left |= alike & has(next, two.longer);
     });
     if cased.threes != 0 {
-        let have_case =
-            THREES.map(|lead| equal(block, lead) & has(next, changes.seconds_with_lead_of_three(lead)));
+        let have_case = THREES.map(|lead| {
+            let three = changes.with_lead_of_three(lead);
+            equal(block, lead) & has(next, three.seconds) & has(part(seen, 2), three.thirds)
+        });
         cased.threes &= have_case.iter().fold(0, |all, some| all | some);
     }
     left | cased.change_threes_and_fours(changes, seen, copy)
@@ -209,8 +211,15 @@ struct Changes {
     three: [u8; 1 << 10],
     /// The bytes, the first one in the lowest bits. The highest bit says that the length changes.
     pages: Vec<[u32; 64]>,
-    /// By the lead byte of three: a bit for each second one with which characters change.
-    seconds: [u64; 16],
+    /// By the lead byte of three.
+    with_lead_of_three: [Three; 16],
+}
+
+/// A bit for each second byte, and for each third one, of characters that change and have the same first one.
+#[derive(Clone, Copy, Default)]
+struct Three {
+    seconds: u64,
+    thirds: u64,
 }
 
 /// The characters with the same first byte, of two, by the second one.
@@ -225,8 +234,12 @@ struct Two {
 impl Changes {
     fn new() -> Self {
         let two = Two { first: [0; 64], second: [0; 64], longer: 0 };
-        let mut changes =
-            Self { two: [two; 32], three: [0; 1 << 10], pages: vec![[0; 64]], seconds: [0; 16] };
+        let mut changes = Self {
+            two: [two; 32],
+            three: [0; 1 << 10],
+            pages: vec![[0; 64]],
+            with_lead_of_three: Default::default(),
+        };
         let twos = '\u{80}'..='\u{7ff}';
         let threes =
             ['\u{1000}'..='\u{2fff}', '\u{a000}'..='\u{afff}', '\u{f000}'..='\u{ffff}'].into_iter().flatten();
@@ -251,8 +264,10 @@ impl Changes {
         if *page == 0 {
             *page = self.pages.len() as u8;
             self.pages.push([0; 64]);
-            self.seconds[high >> 6] |= 1 << (high & 63);
         }
+        let three = &mut self.with_lead_of_three[high >> 6];
+        three.seconds |= 1 << (high & 63);
+        three.thirds |= 1 << low;
         self.pages[usize::from(*page)][low] = change;
     }
 
@@ -262,8 +277,8 @@ impl Changes {
     }
 
     #[inline(always)]
-    fn seconds_with_lead_of_three(&self, a: u8) -> u64 {
-        self.seconds[usize::from(a & 0x0f)]
+    fn with_lead_of_three(&self, a: u8) -> Three {
+        self.with_lead_of_three[usize::from(a & 0x0f)]
     }
 
     #[inline(always)]
