@@ -76,11 +76,10 @@ impl Tokenizer {
         if !self.ignore_case {
             return self.scan(text, FORGET_BYTES, &mut each);
         }
-        // No character ceases to separate, or begins to, in lower case: the words are found in what comes out.
         let mut lower = Vec::new();
         for piece in splits(text, PIECE_BYTES, |byte| self.separates(byte)) {
             lower.resize(lower.len().max(lower::room(piece.len())), 0);
-            let len = (self.kernel.lower)(piece, &mut lower);
+            let len = (self.kernel.lower)(piece, &mut lower, self.tokens);
             self.scan(&lower[..len], FORGET_BYTES, &mut each);
         }
     }

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::Tokens;
 use super::beyond;
 use super::kernel::{BLOCK, Borders, Kernel};
 use super::lower;
@@ -31,9 +32,9 @@ fn borders(inside: &[u64], borders: &mut Borders) -> usize {
     unsafe { borders_by_vectors(inside, borders) }
 }
 
-fn lower(text: &[u8], out: &mut [u8]) -> usize {
+fn lower(text: &[u8], out: &mut [u8], tokens: Tokens) -> usize {
     // SAFETY: only `kernel` gives this function away, once it has found the features.
-    unsafe { lower_by_vectors(text, out) }
+    unsafe { lower_by_vectors(text, out, tokens) }
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
@@ -78,17 +79,19 @@ fn borders_by_vectors(inside: &[u64], borders: &mut Borders) -> usize {
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
-fn lower_by_vectors(text: &[u8], out: &mut [u8]) -> usize {
+fn lower_by_vectors(text: &[u8], out: &mut [u8], tokens: Tokens) -> usize {
     lower::lower(
         text,
         out,
+        tokens,
         |block, copy| {
             let block = load(block);
             store(copy, block.map(|half| ascii_lower(half)));
             mask(block)
         },
-        |seen, copy, beyond_ascii| {
+        |changes, seen, copy, beyond_ascii| {
             lower::change_by_lead(
+                changes,
                 seen,
                 copy,
                 beyond_ascii,

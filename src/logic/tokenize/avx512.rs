@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::Tokens;
 use super::beyond;
 use super::kernel::{BLOCK, Borders, Kernel, ROOM};
 use super::lower;
@@ -34,9 +35,9 @@ fn borders(inside: &[u64], borders: &mut Borders) -> usize {
     unsafe { borders_by_vectors(inside, borders) }
 }
 
-fn lower(text: &[u8], out: &mut [u8]) -> usize {
+fn lower(text: &[u8], out: &mut [u8], tokens: Tokens) -> usize {
     // SAFETY: only `kernel` gives this function away, once it has found the features.
-    unsafe { lower_by_vectors(text, out) }
+    unsafe { lower_by_vectors(text, out, tokens) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,bmi1,bmi2,popcnt")]
@@ -103,10 +104,11 @@ fn borders_by_vectors(inside: &[u64], borders: &mut Borders) -> usize {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,bmi1,bmi2,popcnt")]
-fn lower_by_vectors(text: &[u8], out: &mut [u8]) -> usize {
+fn lower_by_vectors(text: &[u8], out: &mut [u8], tokens: Tokens) -> usize {
     lower::lower(
         text,
         out,
+        tokens,
         |block, copy| {
             let bytes = load(block);
             let first = _mm512_sub_epi8(bytes, _mm512_set1_epi8(b'A' as i8));
@@ -115,8 +117,9 @@ fn lower_by_vectors(text: &[u8], out: &mut [u8]) -> usize {
             store(copy, lower);
             _mm512_movepi8_mask(bytes)
         },
-        |seen, copy, beyond_ascii| {
+        |changes, seen, copy, beyond_ascii| {
             lower::change_by_lead(
+                changes,
                 seen,
                 copy,
                 beyond_ascii,

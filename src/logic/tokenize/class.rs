@@ -85,6 +85,24 @@ impl Words {
         Self { two, three, full_leads, four, pages: kept }
     }
 
+    /// Tells whether `scalar`, which is not ASCII, is in the set.
+    pub(super) fn has(&self, scalar: char) -> bool {
+        let mut bytes = [0; 4];
+        scalar.encode_utf8(&mut bytes);
+        self.has_at_front(bytes)
+    }
+
+    /// Tells whether the set has what stands at the front of `bytes`, by the length that the lead byte announces.
+    fn has_at_front(&self, bytes: [u8; 4]) -> bool {
+        let [a, b, c, _] = bytes;
+        let bit = match a {
+            ..0xe0 => self.with_lead(a) >> (b & 0x3f),
+            0xe0..0xf0 => self.with_lead_of_three(a).with_second(b) >> (c & 0x3f),
+            0xf0.. => self.has_four(bytes),
+        };
+        bit & 1 == 1
+    }
+
     /// Returns a bit for each second byte with which the lead byte `a` of two makes a character of the set.
     #[inline(always)]
     pub(super) fn with_lead(&self, a: u8) -> u64 {
@@ -129,29 +147,12 @@ fn word_ranges() -> impl Iterator<Item = (u32, u32)> {
 mod tests {
     use super::*;
 
-    /// Tells whether `set` has what stands at the front of `bytes`, by the length that the lead byte announces.
-    fn has(set: &Words, bytes: [u8; 4]) -> bool {
-        let [a, b, c, _] = bytes;
-        let bit = match a {
-            ..0xe0 => set.with_lead(a) >> (b & 0x3f),
-            0xe0..0xf0 => set.with_lead_of_three(a).with_second(b) >> (c & 0x3f),
-            0xf0.. => set.has_four(bytes),
-        };
-        bit & 1 == 1
-    }
-
-    fn utf8(scalar: char) -> [u8; 4] {
-        let mut bytes = [0; 4];
-        scalar.encode_utf8(&mut bytes);
-        bytes
-    }
-
     #[test]
     fn a_set_has_its_ranges() {
         let ranges = [(0x41, 0x42), (0xbf, 0xc0), (0x100, 0x100), (0xffff, 0x1_0001), (0x10_ffff, 0x10_ffff)];
         let set = Words::new(ranges.into_iter());
         let members: Vec<u32> =
-            ('\u{80}'..=char::MAX).filter(|&scalar| has(&set, utf8(scalar))).map(u32::from).collect();
+            ('\u{80}'..=char::MAX).filter(|&scalar| set.has(scalar)).map(u32::from).collect();
         assert_eq!(members, [0xbf, 0xc0, 0x100, 0xffff, 0x1_0000, 0x1_0001, 0x10_ffff]);
     }
 
@@ -160,15 +161,15 @@ mod tests {
         let word = regex::Regex::new(r"^\w$").expect("a valid pattern");
         for scalar in '\u{80}'..=char::MAX {
             let is_word = word.is_match(scalar.encode_utf8(&mut [0; 4]));
-            assert_eq!(has(&WORDS, utf8(scalar)), is_word, "{scalar:?}");
+            assert_eq!(WORDS.has(scalar), is_word, "{scalar:?}");
         }
     }
 
     /// The doc names a version of Unicode: these came with 16.0 and with 17.0.
     #[test]
     fn words_are_those_of_unicode_16() {
-        assert!(has(&WORDS, utf8('\u{1c89}')), "CYRILLIC CAPITAL LETTER TJE, Unicode 16.0");
-        assert!(!has(&WORDS, utf8('\u{a7ce}')), "LATIN CAPITAL LETTER PHARYNGEAL VOICED FRICATIVE, 17.0");
+        assert!(WORDS.has('\u{1c89}'), "CYRILLIC CAPITAL LETTER TJE, Unicode 16.0");
+        assert!(!WORDS.has('\u{a7ce}'), "LATIN CAPITAL LETTER PHARYNGEAL VOICED FRICATIVE, 17.0");
     }
 
     #[test]
@@ -187,7 +188,11 @@ mod tests {
                     } else {
                         4
                     };
-                    assert_eq!(has(&set, bytes), std::str::from_utf8(&bytes[..len]).is_ok(), "{bytes:x?}");
+                    assert_eq!(
+                        set.has_at_front(bytes),
+                        std::str::from_utf8(&bytes[..len]).is_ok(),
+                        "{bytes:x?}"
+                    );
                 }
             }
         }

@@ -4,7 +4,7 @@
 
 use crate::job::Span;
 
-use super::portable;
+use super::{Tokens, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 
@@ -42,8 +42,8 @@ pub(super) type Classify = fn(&[u8], &mut [u64], &mut u64);
 pub(super) type FindBorders = fn(&[u64], &mut Borders) -> usize;
 
 /// Writes a text in lower case to the front of a buffer with as many bytes as [`room`](super::lower::room) says;
-/// returns how many it takes.
-pub(super) type Lower = fn(&[u8], &mut [u8]) -> usize;
+/// returns how many it takes. Text that is made of the given tokens then has them where it would have had them.
+pub(super) type Lower = fn(&[u8], &mut [u8], Tokens) -> usize;
 
 impl Kernel {
     /// Returns the kernels that this processor can run, the best one first.

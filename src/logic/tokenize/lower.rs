@@ -4,10 +4,15 @@
 //! characters that have case. Nearly all of those become characters of the same length, so they are changed where they
 //! stand, by tables; the few others are mapped one by one, and the next 64 bytes begin behind them. Text in a script
 //! without case costs little more than ASCII.
+//!
+//! Words can be found in what comes out: no character begins to separate, or ceases to. The standard library may have a
+//! lower case for a character that is too new for [`WORDS`]; where it separates, it stays as it is.
 
 use std::sync::LazyLock;
 
+use super::Tokens;
 use super::beyond::{filter, for_each_kind, part};
+use super::class::WORDS;
 use super::kernel::{BLOCK, LOOKAHEAD, Seen};
 
 /// Writes `text` in lower case to the front of `out`, which has at least [`room`] bytes; returns how many it takes.
@@ -20,8 +25,9 @@ use super::kernel::{BLOCK, LOOKAHEAD, Seen};
 pub(super) fn lower(
     text: &[u8],
     out: &mut [u8],
+    tokens: Tokens,
     ascii: impl Fn(&[u8; BLOCK], &mut [u8; BLOCK]) -> u64,
-    change: impl Fn(&Seen, &mut [u8; BLOCK], u64) -> u64,
+    change: impl Fn(&Changes, &Seen, &mut [u8; BLOCK], u64) -> u64,
 ) -> usize {
     let step = |text: &[u8], out: &mut [u8]| -> Option<(usize, usize)> {
         let (seen, copy) = (text.first_chunk()?, out.first_chunk_mut()?);
@@ -29,9 +35,9 @@ pub(super) fn lower(
         if beyond_ascii == 0 {
             return Some((BLOCK, BLOCK));
         }
-        match change(seen, copy, beyond_ascii) {
+        match change(Changes::of(tokens), seen, copy, beyond_ascii) {
             0 => Some([whole(seen); 2].into()),
-            left => Some(map_one(text, out, left.trailing_zeros() as usize)),
+            left => Some(map_one(tokens, text, out, left.trailing_zeros() as usize)),
         }
     };
     let (mut from, mut to) = (0, 0);
@@ -124,13 +130,13 @@ impl Cased {
 /// the length changes.
 #[inline(always)]
 pub(super) fn change_one_by_one(
+    changes: &Changes,
     seen: &Seen,
     copy: &mut [u8; BLOCK],
     beyond_ascii: u64,
     at_least: impl Fn(&[u8; BLOCK], u8) -> u64,
     equal: impl Fn(&[u8; BLOCK], u8) -> u64,
 ) -> u64 {
-    let changes = &*CHANGES;
     let cased = Cased::new(seen, beyond_ascii, at_least, equal);
     let twos = filter(cased.twos, |at| {
         let two = changes.with_lead(seen[at]);
@@ -150,6 +156,7 @@ pub(super) fn change_one_by_one(
 /// of the block's byte.
 #[inline(always)]
 pub(super) fn change_by_lead(
+    changes: &Changes,
     seen: &Seen,
     copy: &mut [u8; BLOCK],
     beyond_ascii: u64,
@@ -162,7 +169,6 @@ pub(super) fn change_by_lead(
     if cased.twos | cased.threes | cased.fours == 0 {
         return 0;
     }
-    let changes = &*CHANGES;
     let (block, next) = (part(seen, 0), part(seen, 1));
     let mut left = 0;
     for_each_kind(cased.twos, block, &equal, |lead, alike| {
@@ -185,7 +191,7 @@ pub(super) fn change_by_lead(
 /// are done then. What is before it has been copied.
 #[cold]
 #[inline(never)]
-fn map_one(text: &[u8], out: &mut [u8], at: usize) -> (usize, usize) {
+fn map_one(tokens: Tokens, text: &[u8], out: &mut [u8], at: usize) -> (usize, usize) {
     let bytes = &text[at..text.len().min(at + 4)];
     let Some(scalar) = bytes.utf8_chunks().next().and_then(|chunk| chunk.valid().chars().next()) else {
         // It is left as it is.
@@ -193,17 +199,23 @@ fn map_one(text: &[u8], out: &mut [u8], at: usize) -> (usize, usize) {
         return (at + 1, at + 1);
     };
     let mut written = at;
+    if stays(scalar, tokens) {
+        written += scalar.encode_utf8(&mut out[written..]).len();
+        return (written, written);
+    }
     for lower in scalar.to_lowercase() {
         written += lower.encode_utf8(&mut out[written..]).len();
     }
     (at + scalar.len_utf8(), written)
 }
 
-/// Made once for a process, and only where a text is not all ASCII.
-static CHANGES: LazyLock<Changes> = LazyLock::new(Changes::new);
+/// Tells whether `scalar` is left as it is, for it stands in no word anyway.
+fn stays(scalar: char, tokens: Tokens) -> bool {
+    tokens == Tokens::Word && !WORDS.has(scalar)
+}
 
 /// What must be XORed to the bytes of characters to have them in lower case.
-struct Changes {
+pub(super) struct Changes {
     /// By the lead byte of two.
     two: [Two; 32],
     /// By the high bits of the scalar value, of three bytes: the number of what is in `pages` for each of the low ones.
@@ -232,7 +244,17 @@ struct Two {
 }
 
 impl Changes {
-    fn new() -> Self {
+    /// Returns what is made once for a process, and only where a text is not all ASCII.
+    fn of(tokens: Tokens) -> &'static Self {
+        static IN_WORDS: LazyLock<Changes> = LazyLock::new(|| Changes::new(Tokens::Word));
+        static ALL: LazyLock<Changes> = LazyLock::new(|| Changes::new(Tokens::Whitespace));
+        match tokens {
+            Tokens::Word => &IN_WORDS,
+            Tokens::Whitespace => &ALL,
+        }
+    }
+
+    fn new(tokens: Tokens) -> Self {
         let two = Two { first: [0; 64], second: [0; 64], longer: 0 };
         let mut changes = Self {
             two: [two; 32],
@@ -244,7 +266,9 @@ impl Changes {
         let threes =
             ['\u{1000}'..='\u{2fff}', '\u{a000}'..='\u{afff}', '\u{f000}'..='\u{ffff}'].into_iter().flatten();
         for scalar in twos.chain(threes) {
-            if let Some(change) = change(scalar) {
+            if let Some(change) = change(scalar)
+                && !stays(scalar, tokens)
+            {
                 changes.set(scalar, change);
             }
         }
@@ -329,15 +353,16 @@ mod tests {
 
     #[test]
     fn changes_are_those_of_the_standard_library() {
+        let changes = Changes::of(Tokens::Whitespace);
         for scalar in '\u{80}'..='\u{ffff}' {
             let mut bytes = [0; 4];
             let found = match *scalar.encode_utf8(&mut bytes).as_bytes() {
                 [a, b] => {
-                    let (two, low) = (CHANGES.with_lead(a), b & 63);
+                    let (two, low) = (changes.with_lead(a), b & 63);
                     let [first, second] = [two.first, two.second].map(|bytes| bytes[usize::from(low)]);
                     u32::from_le_bytes([first, second, 0, (two.longer >> low << 7) as u8])
                 }
-                [a, b, c] => CHANGES.three([a, b, c]),
+                [a, b, c] => changes.three([a, b, c]),
                 _ => unreachable!("these characters have two or three bytes"),
             };
             assert_eq!(found, change(scalar).unwrap_or(0), "{scalar:?}");
@@ -352,9 +377,23 @@ mod tests {
         }
     }
 
+    /// Else words would have to be found before they are in lower case.
+    #[test]
+    fn what_stands_in_words_does_so_in_lower_case() {
+        let in_words =
+            |scalar: char| scalar.is_ascii_alphanumeric() || !scalar.is_ascii() && WORDS.has(scalar);
+        for scalar in ('\u{80}'..=char::MAX).filter(|&scalar| WORDS.has(scalar)) {
+            assert!(scalar.to_lowercase().all(in_words), "{scalar:?}");
+        }
+        assert!(
+            ('\0'..=char::MAX).all(|scalar| !scalar.is_whitespace() || scalar.to_lowercase().eq([scalar]))
+        );
+    }
+
     #[test]
     fn tables_are_small() {
-        let bytes = size_of::<Changes>() + size_of_val(CHANGES.pages.as_slice());
+        let changes = Changes::of(Tokens::Whitespace);
+        let bytes = size_of::<Changes>() + size_of_val(changes.pages.as_slice());
         assert!(bytes <= 20 << 10, "{bytes} bytes");
     }
 }

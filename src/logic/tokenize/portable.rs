@@ -1,5 +1,6 @@
 //! Portable: the kernel for processors without a kernel of their own, and the reference of the others.
 
+use super::Tokens;
 use super::beyond;
 use super::kernel::{BLOCK, Borders, Kernel, ROOM};
 use super::lower;
@@ -34,18 +35,19 @@ fn borders(inside: &[u64], borders: &mut Borders) -> usize {
     borders.extend(inside, write_borders)
 }
 
-fn lower(text: &[u8], out: &mut [u8]) -> usize {
+fn lower(text: &[u8], out: &mut [u8], tokens: Tokens) -> usize {
     lower::lower(
         text,
         out,
+        tokens,
         |block, copy| {
             *copy = block.map(|byte| byte.to_ascii_lowercase());
             if block.is_ascii() { 0 } else { mask(block, |byte| !byte.is_ascii()) }
         },
-        |seen, copy, beyond_ascii| {
+        |changes, seen, copy, beyond_ascii| {
             let at_least = |block: &_, least| mask(block, |byte| byte >= least);
             let equal = |block: &_, wanted| mask(block, |byte| byte == wanted);
-            lower::change_one_by_one(seen, copy, beyond_ascii, at_least, equal)
+            lower::change_one_by_one(changes, seen, copy, beyond_ascii, at_least, equal)
         },
     )
 }
