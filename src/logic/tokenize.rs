@@ -17,6 +17,7 @@ mod avx512;
 mod beyond;
 mod class;
 mod kernel;
+mod lower;
 mod portable;
 #[cfg(test)]
 mod tests;
@@ -75,21 +76,11 @@ impl Tokenizer {
         if !self.ignore_case {
             return self.scan(text, FORGET_BYTES, &mut each);
         }
-        let (mut piece, mut buffer) = (Vec::new(), Vec::new());
-        for original in splits(text, PIECE_BYTES, |byte| self.separates(byte)) {
-            piece.clear();
-            piece.extend_from_slice(original);
-            piece.make_ascii_lowercase();
-            if piece.is_ascii() {
-                self.scan(&piece, FORGET_BYTES, &mut each);
-            } else {
-                self.scan(&piece, FORGET_BYTES, &mut |text, words| {
-                    for &[start, end] in words {
-                        let lower = in_lower_case(&text[start as usize..end as usize], &mut buffer);
-                        each(lower, &[[0, lower.len() as u32]]);
-                    }
-                });
-            }
+        let mut lower = Vec::new();
+        for piece in splits(text, PIECE_BYTES, |byte| self.separates(byte)) {
+            lower.resize(lower.len().max(lower::room(piece.len())), 0);
+            let len = (self.kernel.lower)(piece, &mut lower, self.tokens);
+            self.scan(&lower[..len], FORGET_BYTES, &mut each);
         }
     }
 
@@ -128,9 +119,8 @@ const TAIL_BLOCKS: usize = 2;
 /// Bytes from which on indexes are counted anew, once no word needs the old ones: they have 32 bits.
 const FORGET_BYTES: u32 = 1 << 30;
 
-/// Bytes that are put into lower case at once: few enough to stay in the fastest cache until their words are found,
-/// and for most pieces of a text in English to be ASCII as a whole, which is four times as fast.
-const PIECE_BYTES: usize = 4 << 10;
+/// Bytes that are put into lower case at once: few enough to stay in the fastest cache until their words are found.
+const PIECE_BYTES: usize = 16 << 10;
 
 /// One pass over a text.
 struct Scan<'t> {
@@ -169,21 +159,4 @@ impl Scan<'_> {
         self.text = &self.text[self.borders.forget() as usize..];
         assert!(self.borders.base() <= 3 << 30, "a word is not longer than 3 GiB");
     }
-}
-
-/// Returns `word`, whose ASCII letters are in lower case already, in lower case as a whole: itself if it has no other
-/// letters, else what it puts into `buffer`.
-#[inline]
-fn in_lower_case<'w>(word: &'w [u8], buffer: &'w mut Vec<u8>) -> &'w [u8] {
-    if word.is_ascii() {
-        return word;
-    }
-    buffer.clear();
-    for chunk in word.utf8_chunks() {
-        for lower in chunk.valid().chars().flat_map(char::to_lowercase) {
-            buffer.extend_from_slice(lower.encode_utf8(&mut [0; 4]).as_bytes());
-        }
-        buffer.extend_from_slice(chunk.invalid());
-    }
-    buffer
 }

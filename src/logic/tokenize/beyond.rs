@@ -1,42 +1,34 @@
 //! Beyond: the characters that are not ASCII, for all kernels.
 //!
-//! A kernel says with its vectors which bytes are ASCII and stand in words, and where characters of two, three and
-//! four bytes may begin; the rest is here. No branch depends on which character stands where, only on how many begin in
-//! a block. All of this is inlined into the kernels, so that it is compiled for their processors.
+//! A kernel says with its vectors which bytes are ASCII and stand in words, and answers a few questions about the bytes
+//! of a block that has others; the rest is here. No branch depends on which character stands where. All of this is
+//! inlined into the kernels, so that it is compiled for their processors.
 //!
 //! Whether a sequence is valid can be told at each lead byte alone, for no valid sequence contains the lead byte of
 //! another. So what is not valid UTF-8 needs no attention of its own.
 
 use super::class::WORDS;
-use super::kernel::{BLOCK, LOOKAHEAD};
-
-/// A block, and the bytes behind it into which its last character may reach.
-type Seen = [u8; BLOCK + LOOKAHEAD];
+use super::kernel::{BLOCK, Seen};
 
 /// Sets in `inside` the bytes of words of UTS #18 `\w`; see [`Classify`](super::kernel::Classify).
 ///
-/// For one block, `ascii` returns which bytes are ASCII and stand in words, and which are not ASCII; `at_least`, which
-/// bytes are no less than the given one.
+/// For one block, `ascii` returns which bytes are ASCII and stand in words, and which are not ASCII. For those,
+/// `word_like` finds which characters stand in words.
 #[inline(always)]
 pub(super) fn words(
     text: &[u8],
     inside: &mut [u64],
     carried: &mut u64,
     ascii: impl Fn(&[u8; BLOCK]) -> (u64, u64),
-    at_least: impl Fn(&[u8; BLOCK], u8) -> u64,
+    word_like: impl Fn(&Seen, u64) -> Begins,
 ) {
     for (number, inside) in inside.iter_mut().enumerate() {
         let seen = seen(text, number);
-        let block = part(seen, 0);
-        let (ascii, beyond_ascii) = ascii(block);
+        let (ascii, beyond_ascii) = ascii(part(seen, 0));
         *inside = ascii | *carried;
         *carried = 0;
         if beyond_ascii != 0 {
-            let twos = at_least(block, 0xc0);
-            let threes = at_least(block, 0xe0);
-            let fours = at_least(block, 0xf0);
-            let continuations = beyond_ascii & !twos;
-            let (here, behind) = word_like(seen, continuations, twos & !threes, threes & !fours, fours);
+            let (here, behind) = word_like(seen, beyond_ascii).bytes();
             *inside |= here;
             *carried = behind;
         }
@@ -76,37 +68,123 @@ fn seen(text: &[u8], number: usize) -> &Seen {
 
 /// Returns as many bytes as a block has, from index `from` on.
 #[inline(always)]
-fn part(seen: &Seen, from: usize) -> &[u8; BLOCK] {
+pub(super) fn part(seen: &Seen, from: usize) -> &[u8; BLOCK] {
     seen[from..].first_chunk().expect("no index is larger than the bytes behind a block")
 }
 
-/// Returns the bytes of characters beyond ASCII that stand in words, in the block and behind it.
-#[inline(always)]
-fn word_like(seen: &Seen, continuations: u64, twos: u64, threes: u64, fours: u64) -> (u64, u64) {
-    let words = &*WORDS;
-    let behind = [0, 1, 2].map(|at| u64::from(seen[BLOCK + at] & 0xc0 == 0x80) << at);
-    let behind = behind[0] | behind[1] | behind[2];
-    // For each byte, whether the next one, the second next, and the third next one continue a sequence.
-    let next = [1, 2, 3].map(|n| continuations >> n | behind << (BLOCK - n));
-    let twos = twos & next[0];
-    let threes = threes & next[0] & next[1];
-    let fours = fours & next[0] & next[1] & next[2];
+/// Where in a block there begin characters of two, of three, and of four bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Begins {
+    twos: u64,
+    threes: u64,
+    fours: u64,
+}
 
-    let twos = filter(twos, |at| words.has_two([seen[at], seen[at + 1]]));
-    let threes = filter(threes, |at| words.has_three([seen[at], seen[at + 1], seen[at + 2]]));
-    let fours = if fours == 0 {
-        0
-    } else {
-        filter(fours, |at| words.has_four([seen[at], seen[at + 1], seen[at + 2], seen[at + 3]]))
-    };
-    let (seconds, thirds) = (twos | threes | fours, threes | fours);
-    let here = seconds | seconds << 1 | thirds << 2 | fours << 3;
-    (here, seconds >> 63 | thirds >> 62 | fours >> 61)
+impl Begins {
+    /// Finds lead bytes that as many continuations follow as they announce.
+    #[inline(always)]
+    fn new(seen: &Seen, beyond_ascii: u64, at_least: impl Fn(&[u8; BLOCK], u8) -> u64) -> Self {
+        let [twos, threes, fours] = [0xc0, 0xe0, 0xf0].map(|least| at_least(part(seen, 0), least));
+        let continuations = beyond_ascii & !twos;
+        let behind = [0, 1, 2].map(|at| u64::from(seen[BLOCK + at] & 0xc0 == 0x80) << at);
+        let behind = behind[0] | behind[1] | behind[2];
+        // For each byte, whether the next one, the second next, and the third next one continue a sequence.
+        let next = [1, 2, 3].map(|n| continuations >> n | behind << (BLOCK - n));
+        Self {
+            twos: twos & !threes & next[0],
+            threes: threes & !fours & next[0] & next[1],
+            fours: fours & next[0] & next[1] & next[2],
+        }
+    }
+
+    /// Returns the bytes of the characters, in the block and behind it.
+    #[inline(always)]
+    fn bytes(self) -> (u64, u64) {
+        let (seconds, thirds) = (self.twos | self.threes | self.fours, self.threes | self.fours);
+        let here = seconds | seconds << 1 | thirds << 2 | self.fours << 3;
+        (here, seconds >> 63 | thirds >> 62 | self.fours >> 61)
+    }
+}
+
+/// Finds the characters that stand in words, one after the other: for kernels that look at one byte at a time.
+#[inline(always)]
+pub(super) fn word_like_one_by_one(
+    seen: &Seen,
+    beyond_ascii: u64,
+    at_least: impl Fn(&[u8; BLOCK], u8) -> u64,
+) -> Begins {
+    let words = &*WORDS;
+    let begins = Begins::new(seen, beyond_ascii, at_least);
+    Begins {
+        twos: filter(begins.twos, |at| words.with_lead(seen[at]) >> (seen[at + 1] & 0x3f)),
+        threes: filter(begins.threes, |at| {
+            words.with_lead_of_three(seen[at]).with_second(seen[at + 1]) >> (seen[at + 2] & 0x3f)
+        }),
+        fours: word_like_fours(seen, begins.fours),
+    }
+}
+
+/// Finds the characters that stand in words, at once those with the same bytes before the last one: for kernels that
+/// look at all bytes of a block at once. A text in one script has few kinds of them.
+///
+/// Of the bytes of a block, `equal` returns which are the given one, and `has` for which the bit is set whose number is
+/// the six low bits of the byte.
+#[inline(always)]
+pub(super) fn word_like_by_lead(
+    seen: &Seen,
+    beyond_ascii: u64,
+    at_least: impl Fn(&[u8; BLOCK], u8) -> u64,
+    equal: impl Fn(&[u8; BLOCK], u8) -> u64,
+    has: impl Fn(&[u8; BLOCK], u64) -> u64,
+) -> Begins {
+    let words = &*WORDS;
+    let (block, next, next_but_one) = (part(seen, 0), part(seen, 1), part(seen, 2));
+    let begins = Begins::new(seen, beyond_ascii, at_least);
+
+    let mut twos = 0;
+    for_each_kind(begins.twos, block, &equal, |lead, alike| {
+        twos |= alike & has(next, words.with_lead(lead));
+    });
+    let mut threes = begins.threes & has(block, words.full_leads_of_three());
+    for_each_kind(begins.threes & !threes, block, &equal, |lead, alike| {
+        let page = words.with_lead_of_three(lead);
+        let full = alike & has(next, page.full);
+        threes |= full;
+        for_each_kind(alike & !full & has(next, page.some), next, &equal, |second, alike| {
+            threes |= alike & has(next_but_one, page.with_second(second));
+        });
+    });
+    Begins { twos, threes, fours: word_like_fours(seen, begins.fours) }
+}
+
+/// Calls `call` with each byte that `block` has at one of `bits`, and the bits where it has it.
+#[inline(always)]
+pub(super) fn for_each_kind(
+    mut bits: u64,
+    block: &[u8; BLOCK],
+    equal: impl Fn(&[u8; BLOCK], u8) -> u64,
+    mut call: impl FnMut(u8, u64),
+) {
+    while bits != 0 {
+        let byte = block[bits.trailing_zeros() as usize % BLOCK];
+        let alike = bits & equal(block, byte);
+        call(byte, alike);
+        bits &= !alike;
+    }
+}
+
+#[inline(always)]
+fn word_like_fours(seen: &Seen, fours: u64) -> u64 {
+    if fours == 0 {
+        return 0;
+    }
+    let words = &*WORDS;
+    filter(fours, |at| words.has_four([seen[at], seen[at + 1], seen[at + 2], seen[at + 3]]))
 }
 
 /// Returns those of `bits` whose number passes `test`.
 #[inline(always)]
-fn filter(mut bits: u64, test: impl Fn(usize) -> u64) -> u64 {
+pub(super) fn filter(mut bits: u64, mut test: impl FnMut(usize) -> u64) -> u64 {
     let mut passed = 0;
     while bits != 0 {
         let at = bits.trailing_zeros() as usize % BLOCK;

@@ -17,11 +17,36 @@ pub(super) static WORDS: LazyLock<Words> = LazyLock::new(|| Words::new(word_rang
 pub(super) struct Words {
     /// By the lead byte of two: a bit for each continuation.
     two: [u64; 32],
-    /// By the lead byte of three and the first continuation: a bit for each second one.
-    three: [u64; 1 << 10],
+    /// By the lead byte of three.
+    three: [Three; 16],
+    /// A bit for each lead byte of three all of whose characters are in the set.
+    full_leads: u64,
     /// By the high bits of a scalar value: the number of what is in `pages` for each of the low bits.
     four: Box<[u16; 0x11_0000 / PAGE]>,
     pages: Vec<[u64; PAGE / 64]>,
+}
+
+/// The characters of three bytes with the same first one.
+#[derive(Clone, Copy)]
+pub(super) struct Three {
+    /// A bit for each second byte with which all characters are in the set, and with which any is.
+    pub(super) full: u64,
+    pub(super) some: u64,
+    /// By the second byte: a bit for each third one.
+    seconds: [u64; 64],
+}
+
+impl Three {
+    /// Returns a bit for each third byte with which the second byte `b` makes a character of the set.
+    #[inline(always)]
+    pub(super) fn with_second(&self, b: u8) -> u64 {
+        self.seconds[usize::from(b & 0x3f)]
+    }
+
+    /// Returns a bit for each second byte whose third ones pass `test`.
+    fn seconds(&self, test: impl Fn(u64) -> bool) -> u64 {
+        self.seconds.iter().rev().fold(0, |bits, &thirds| bits << 1 | u64::from(test(thirds)))
+    }
 }
 
 /// Characters of four bytes that share a place in the first table.
@@ -30,16 +55,23 @@ const PAGE: usize = 256;
 impl Words {
     /// Makes the set of the characters in `ranges`, whose ends belong to them; those of ASCII are left out.
     fn new(ranges: impl Iterator<Item = (u32, u32)>) -> Self {
-        let (mut two, mut three) = ([0; 32], [0; 1 << 10]);
+        let mut two = [0; 32];
+        let mut three = [Three { full: 0, some: 0, seconds: [0; 64] }; 16];
         let mut pages = vec![[0u64; PAGE / 64]; 0x11_0000 / PAGE];
         for scalar in ranges.flat_map(|(start, end)| start..=end) {
             let (high, bit) = (scalar as usize >> 6, 1 << (scalar & 63));
             match scalar {
                 0..0x80 => {}
                 0x80..0x800 => two[high] |= bit,
-                0x800..0x1_0000 => three[high] |= bit,
+                0x800..0x1_0000 => three[high / 64].seconds[high % 64] |= bit,
                 _ => pages[scalar as usize / PAGE][high % (PAGE / 64)] |= bit,
             }
+        }
+        let mut full_leads = 0;
+        for (lead, three) in three.iter_mut().enumerate() {
+            three.full = three.seconds(|thirds| thirds == u64::MAX);
+            three.some = three.seconds(|thirds| thirds != 0);
+            full_leads |= u64::from(three.full == u64::MAX) << (0xe0 & 0x3f | lead);
         }
         let mut kept: Vec<[u64; PAGE / 64]> = Vec::new();
         let mut four = Box::new([0; 0x11_0000 / PAGE]);
@@ -50,22 +82,46 @@ impl Words {
             });
             *number = at as u16;
         }
-        Self { two, three, four, pages: kept }
+        Self { two, three, full_leads, four, pages: kept }
     }
 
-    /// Tells, as the lowest bit, whether a character is in the set: a byte from 0xC0 to 0xDF and a continuation.
+    /// Tells whether `scalar`, which is not ASCII, is in the set.
+    pub(super) fn has(&self, scalar: char) -> bool {
+        let mut bytes = [0; 4];
+        scalar.encode_utf8(&mut bytes);
+        self.has_at_front(bytes)
+    }
+
+    /// Tells whether the set has what stands at the front of `bytes`, by the length that the lead byte announces.
+    fn has_at_front(&self, bytes: [u8; 4]) -> bool {
+        let [a, b, c, _] = bytes;
+        let bit = match a {
+            ..0xe0 => self.with_lead(a) >> (b & 0x3f),
+            0xe0..0xf0 => self.with_lead_of_three(a).with_second(b) >> (c & 0x3f),
+            0xf0.. => self.has_four(bytes),
+        };
+        bit & 1 == 1
+    }
+
+    /// Returns a bit for each second byte with which the lead byte `a` of two makes a character of the set.
     #[inline(always)]
-    pub(super) fn has_two(&self, [a, b]: [u8; 2]) -> u64 {
-        self.two[usize::from(a & 0x1f)] >> (b & 0x3f)
+    pub(super) fn with_lead(&self, a: u8) -> u64 {
+        self.two[usize::from(a & 0x1f)]
     }
 
-    /// Tells the same of a byte from 0xE0 to 0xEF and two continuations.
+    /// Returns the characters with the lead byte `a` of three.
     #[inline(always)]
-    pub(super) fn has_three(&self, [a, b, c]: [u8; 3]) -> u64 {
-        self.three[usize::from(a & 0x0f) << 6 | usize::from(b & 0x3f)] >> (c & 0x3f)
+    pub(super) fn with_lead_of_three(&self, a: u8) -> &Three {
+        &self.three[usize::from(a & 0x0f)]
     }
 
-    /// Tells the same of a byte from 0xF0 on and three continuations.
+    /// Returns a bit, by its six low bits, for each lead byte of three all of whose characters are in the set.
+    #[inline(always)]
+    pub(super) fn full_leads_of_three(&self) -> u64 {
+        self.full_leads
+    }
+
+    /// Tells, as the lowest bit, whether a byte from 0xF0 on and three continuations make a character of the set.
     #[inline(always)]
     pub(super) fn has_four(&self, [a, b, c, d]: [u8; 4]) -> u64 {
         let low_bits = |byte: u8| usize::from(byte & 0x3f);
@@ -91,29 +147,12 @@ fn word_ranges() -> impl Iterator<Item = (u32, u32)> {
 mod tests {
     use super::*;
 
-    /// Tells whether `set` has what stands at the front of `bytes`, by the length that the lead byte announces.
-    fn has(set: &Words, bytes: [u8; 4]) -> bool {
-        let [a, b, c, _] = bytes;
-        let bit = match a {
-            ..0xe0 => set.has_two([a, b]),
-            0xe0..0xf0 => set.has_three([a, b, c]),
-            0xf0.. => set.has_four(bytes),
-        };
-        bit & 1 == 1
-    }
-
-    fn utf8(scalar: char) -> [u8; 4] {
-        let mut bytes = [0; 4];
-        scalar.encode_utf8(&mut bytes);
-        bytes
-    }
-
     #[test]
     fn a_set_has_its_ranges() {
         let ranges = [(0x41, 0x42), (0xbf, 0xc0), (0x100, 0x100), (0xffff, 0x1_0001), (0x10_ffff, 0x10_ffff)];
         let set = Words::new(ranges.into_iter());
         let members: Vec<u32> =
-            ('\u{80}'..=char::MAX).filter(|&scalar| has(&set, utf8(scalar))).map(u32::from).collect();
+            ('\u{80}'..=char::MAX).filter(|&scalar| set.has(scalar)).map(u32::from).collect();
         assert_eq!(members, [0xbf, 0xc0, 0x100, 0xffff, 0x1_0000, 0x1_0001, 0x10_ffff]);
     }
 
@@ -122,15 +161,15 @@ mod tests {
         let word = regex::Regex::new(r"^\w$").expect("a valid pattern");
         for scalar in '\u{80}'..=char::MAX {
             let is_word = word.is_match(scalar.encode_utf8(&mut [0; 4]));
-            assert_eq!(has(&WORDS, utf8(scalar)), is_word, "{scalar:?}");
+            assert_eq!(WORDS.has(scalar), is_word, "{scalar:?}");
         }
     }
 
     /// The doc names a version of Unicode: these came with 16.0 and with 17.0.
     #[test]
     fn words_are_those_of_unicode_16() {
-        assert!(has(&WORDS, utf8('\u{1c89}')), "CYRILLIC CAPITAL LETTER TJE, Unicode 16.0");
-        assert!(!has(&WORDS, utf8('\u{a7ce}')), "LATIN CAPITAL LETTER PHARYNGEAL VOICED FRICATIVE, 17.0");
+        assert!(WORDS.has('\u{1c89}'), "CYRILLIC CAPITAL LETTER TJE, Unicode 16.0");
+        assert!(!WORDS.has('\u{a7ce}'), "LATIN CAPITAL LETTER PHARYNGEAL VOICED FRICATIVE, 17.0");
     }
 
     #[test]
@@ -149,7 +188,11 @@ mod tests {
                     } else {
                         4
                     };
-                    assert_eq!(has(&set, bytes), std::str::from_utf8(&bytes[..len]).is_ok(), "{bytes:x?}");
+                    assert_eq!(
+                        set.has_at_front(bytes),
+                        std::str::from_utf8(&bytes[..len]).is_ok(),
+                        "{bytes:x?}"
+                    );
                 }
             }
         }

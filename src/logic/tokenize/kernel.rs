@@ -4,7 +4,7 @@
 
 use crate::job::Span;
 
-use super::portable;
+use super::{Tokens, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 
@@ -13,6 +13,9 @@ pub(super) const BLOCK: usize = 64;
 
 /// Bytes that must follow a block that is classified: a character may end in them.
 pub(super) const LOOKAHEAD: usize = 3;
+
+/// A block, and the bytes behind it into which its last character may reach.
+pub(super) type Seen = [u8; BLOCK + LOOKAHEAD];
 
 /// Blocks that one call of a kernel classifies: their bytes and masks stay in the fastest cache until the borders are
 /// found, and a call through a pointer costs nothing beside them.
@@ -27,6 +30,7 @@ pub(super) struct Kernel {
     /// Finds which bytes are not white space.
     pub(super) visible: Classify,
     pub(super) borders: FindBorders,
+    pub(super) lower: Lower,
 }
 
 /// Sets a bit in each of the masks for each byte of the blocks at the front of the text that stands inside a word; at
@@ -36,6 +40,10 @@ pub(super) type Classify = fn(&[u8], &mut [u64], &mut u64);
 
 /// Appends the borders of blocks, from their masks; returns the number of blocks whose borders found room.
 pub(super) type FindBorders = fn(&[u64], &mut Borders) -> usize;
+
+/// Writes a text in lower case to the front of a buffer with as many bytes as [`room`](super::lower::room) says;
+/// returns how many it takes. Text that is made of the given tokens then has them where it would have had them.
+pub(super) type Lower = fn(&[u8], &mut [u8], Tokens) -> usize;
 
 impl Kernel {
     /// Returns the kernels that this processor can run, the best one first.

@@ -1,10 +1,12 @@
 //! Portable: the kernel for processors without a kernel of their own, and the reference of the others.
 
+use super::Tokens;
 use super::beyond;
 use super::kernel::{BLOCK, Borders, Kernel, ROOM};
+use super::lower;
 
 pub(super) fn kernel() -> Kernel {
-    Kernel { name: "portable", words, visible, borders }
+    Kernel { name: "portable", words, visible, borders, lower }
 }
 
 fn words(text: &[u8], inside: &mut [u64], carried: &mut u64) {
@@ -13,7 +15,9 @@ fn words(text: &[u8], inside: &mut [u64], carried: &mut u64) {
         inside,
         carried,
         |block| (mask(block, is_word_like), mask(block, |byte| !byte.is_ascii())),
-        |block, least| mask(block, |byte| byte >= least),
+        |seen, beyond_ascii| {
+            beyond::word_like_one_by_one(seen, beyond_ascii, |block, least| mask(block, |byte| byte >= least))
+        },
     );
 }
 
@@ -29,6 +33,23 @@ fn visible(text: &[u8], inside: &mut [u64], carried: &mut u64) {
 
 fn borders(inside: &[u64], borders: &mut Borders) -> usize {
     borders.extend(inside, write_borders)
+}
+
+fn lower(text: &[u8], out: &mut [u8], tokens: Tokens) -> usize {
+    lower::lower(
+        text,
+        out,
+        tokens,
+        |block, copy| {
+            *copy = block.map(|byte| byte.to_ascii_lowercase());
+            if block.is_ascii() { 0 } else { mask(block, |byte| !byte.is_ascii()) }
+        },
+        |changes, seen, copy, beyond_ascii| {
+            let at_least = |block: &_, least| mask(block, |byte| byte >= least);
+            let equal = |block: &_, wanted| mask(block, |byte| byte == wanted);
+            lower::change_one_by_one(changes, seen, copy, beyond_ascii, at_least, equal)
+        },
+    )
 }
 
 /// Tells whether the ASCII byte `byte` stands in words of UTS #18 `\w`; false for other bytes.

@@ -1,5 +1,10 @@
 //! Tests of the tokenizer: by hand, and against the `regex` crate and the standard library's characters.
 
+mod differential;
+
+use std::str::Utf8Chunk;
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use regex::bytes::Regex;
@@ -10,11 +15,8 @@ const BOTH: [Tokens; 2] = [Tokens::Word, Tokens::Whitespace];
 
 /// Returns the words that all kernels find.
 fn words(tokens: Tokens, ignore_case: bool, text: &[u8]) -> Vec<Vec<u8>> {
-    let mut all = Tokenizer::of_each_kernel(tokens, ignore_case).map(|(name, tokenizer)| {
-        let mut words = Vec::new();
-        tokenizer.for_each(text, |word| words.push(word.to_vec()));
-        (name, words)
-    });
+    let mut all = Tokenizer::of_each_kernel(tokens, ignore_case)
+        .map(|(name, tokenizer)| (name, words_of(text, |each| tokenizer.for_each_batch(text, each))));
     let (first_name, first) = all.next().expect("a kernel");
     for (name, words) in all {
         assert!(words == first, "{first_name} finds {first:x?}, {name} {words:x?} in {text:x?}");
@@ -22,28 +24,55 @@ fn words(tokens: Tokens, ignore_case: bool, text: &[u8]) -> Vec<Vec<u8>> {
     first
 }
 
+/// Collects the words of the batches that `run` hands on, and checks that each has words, apart and in order.
+fn words_of(text: &[u8], run: impl FnOnce(&mut dyn FnMut(&[u8], &[Span]))) -> Vec<Vec<u8>> {
+    let mut words = Vec::new();
+    run(&mut |part, spans| {
+        assert!(!spans.is_empty(), "an empty batch: {text:x?}");
+        let borders = spans.as_flattened();
+        assert!(borders.is_sorted_by(|a, b| a < b), "borders out of order: {borders:?} in {text:x?}");
+        words.extend(spans.iter().map(|&[start, end]| part[start as usize..end as usize].to_vec()));
+    });
+    words
+}
+
 /// What the words should be, without regard to speed.
 fn expected(tokens: Tokens, text: &[u8]) -> Vec<Vec<u8>> {
-    match tokens {
-        Tokens::Word => {
-            let word = Regex::new(r"\w+").expect("a valid pattern");
-            word.find_iter(text).map(|found| found.as_bytes().to_vec()).collect()
-        }
-        Tokens::Whitespace => {
-            let mut words = vec![Vec::new()];
-            for chunk in text.utf8_chunks() {
-                for char in chunk.valid().chars() {
-                    if char.is_whitespace() {
-                        words.push(Vec::new());
-                    } else if let Some(word) = words.last_mut() {
-                        word.extend(char.to_string().bytes());
-                    }
-                }
-                words.last_mut().expect("a word has begun").extend(chunk.invalid());
+    static WORD: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\w+").expect("a valid pattern"));
+    if tokens == Tokens::Word {
+        return WORD.find_iter(text).map(|found| found.as_bytes().to_vec()).collect();
+    }
+    let mut words = vec![Vec::new()];
+    for chunk in text.utf8_chunks() {
+        for char in chunk.valid().chars() {
+            if char.is_whitespace() {
+                words.push(Vec::new());
+            } else if let Some(word) = words.last_mut() {
+                word.extend(char.to_string().bytes());
             }
-            words.retain(|word| !word.is_empty());
-            words
         }
+        words.last_mut().expect("a word has begun").extend(chunk.invalid());
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+/// What `word` should be in lower case.
+fn in_lower_case(word: Vec<u8>) -> Vec<u8> {
+    let lower = |chunk: Utf8Chunk| {
+        let valid: String = chunk.valid().chars().flat_map(char::to_lowercase).collect();
+        [valid.as_bytes(), chunk.invalid()].concat()
+    };
+    word.utf8_chunks().flat_map(lower).collect()
+}
+
+/// Asserts that all kernels find the expected words in `text`, with and without regard to case.
+fn assert_all(text: &[u8]) {
+    for tokens in BOTH {
+        let expected = expected(tokens, text);
+        assert!(words(tokens, false, text) == expected, "{tokens:?}: {text:x?}");
+        let lower: Vec<Vec<u8>> = expected.into_iter().map(in_lower_case).collect();
+        assert!(words(tokens, true, text) == lower, "{tokens:?}, in lower case: {text:x?}");
     }
 }
 
@@ -125,12 +154,7 @@ fn every_character_alone_and_between_letters() {
     for scalar in '\0'..=char::MAX {
         text.extend(['a', scalar, 'b', ' ', scalar, ' ']);
     }
-    for tokens in BOTH {
-        assert!(words(tokens, false, text.as_bytes()) == expected(tokens, text.as_bytes()), "{tokens:?}");
-    }
-    let found = words(Tokens::Whitespace, true, text.as_bytes());
-    let lower: String = text.chars().flat_map(char::to_lowercase).collect();
-    assert!(found == expected(Tokens::Whitespace, lower.as_bytes()));
+    assert_all(text.as_bytes());
 }
 
 #[test]
@@ -247,14 +271,7 @@ proptest! {
     #[test]
     fn ignoring_case_maps_the_words_of_the_reference(text in text()) {
         for tokens in BOTH {
-            let lower = |word: Vec<u8>| {
-                let chunks = word.utf8_chunks();
-                chunks.flat_map(|chunk| {
-                    let valid: String = chunk.valid().chars().flat_map(char::to_lowercase).collect();
-                    [valid.as_bytes(), chunk.invalid()].concat()
-                }).collect::<Vec<u8>>()
-            };
-            let expected: Vec<Vec<u8>> = expected(tokens, &text).into_iter().map(lower).collect();
+            let expected: Vec<Vec<u8>> = expected(tokens, &text).into_iter().map(in_lower_case).collect();
             prop_assert_eq!(words(tokens, true, &text), expected);
         }
     }
