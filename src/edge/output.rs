@@ -5,12 +5,14 @@ mod target;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 
 use crate::job::Value;
 use crate::runtime::report::Report;
-use crate::runtime::source::Sink;
+use crate::runtime::source::{Form, Sink};
+use crate::wire::entries::{self, Decoder};
 
 use self::encode::Encoder;
 use self::target::Target;
@@ -53,11 +55,10 @@ pub fn open<V: Value>(
         Destination::Stdout => Target::stdout().context("standard output: cannot be written")?,
         Destination::File(path) => Target::file(path)?,
     };
-    let mut sink =
-        Buffered { target, encoder: Encoder::new(format, columns), buffer: Vec::new(), written: 0 };
-    sink.buffer.reserve_exact(BUFFER + SLACK);
-    sink.encoder.head(&mut sink.buffer);
-    Ok(Box::new(sink))
+    let form = Arc::new(Encoder::new(format, columns));
+    let mut head = Vec::new();
+    form.head(&mut head);
+    Ok(Box::new(Encoded { target, form, head, written: 0 }))
 }
 
 /// Prints a whole text on standard output.
@@ -113,36 +114,40 @@ pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
-/// Bytes that are written at a time: fewer system calls gain nothing measurable beyond 256 KiB.
-const BUFFER: usize = 512 << 10;
-
-/// Room for the entry that fills the buffer, so that it seldom grows.
-const SLACK: usize = 4 << 10;
-
-struct Buffered {
+/// A result as text in one of the formats.
+struct Encoded {
     target: Target,
-    encoder: Encoder,
-    buffer: Vec<u8>,
+    form: Arc<Encoder>,
+    /// What stands before the first entry, until it is written.
+    head: Vec<u8>,
     written: u64,
 }
 
-impl Buffered {
-    fn flush(&mut self) -> io::Result<()> {
-        self.target.write_all(&self.buffer)?;
-        self.written += self.buffer.len() as u64;
-        self.buffer.clear();
+impl Encoded {
+    fn write_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.target.write_all(bytes)?;
+        self.written += bytes.len() as u64;
         Ok(())
+    }
+
+    fn write_head(&mut self) -> io::Result<()> {
+        let head = std::mem::take(&mut self.head);
+        if head.is_empty() { Ok(()) } else { self.write_bytes(&head) }
     }
 }
 
-impl<V: Value> Sink<V> for Buffered {
-    fn entry(&mut self, key: &[u8], value: &V) -> io::Result<()> {
-        self.encoder.entry(key, value, &mut self.buffer)?;
-        if self.buffer.len() >= BUFFER { self.flush() } else { Ok(()) }
+impl<V: Value> Sink<V> for Encoded {
+    fn form(&self) -> Arc<dyn Form<V>> {
+        self.form.clone()
+    }
+
+    fn write(&mut self, rendered: &[u8]) -> io::Result<()> {
+        self.write_head()?;
+        self.write_bytes(rendered)
     }
 
     fn finish(mut self: Box<Self>) -> io::Result<u64> {
-        self.flush()?;
+        self.write_head()?;
         self.target.finish()?;
         Ok(self.written)
     }
@@ -152,9 +157,26 @@ struct TableSink {
     table: ResultTable,
 }
 
+/// What a table is made of: its entries themselves, for each row says how many were before it.
+struct TableForm;
+
+impl<V: Value> Form<V> for TableForm {
+    fn render(&self, entries: &[(&[u8], &V)], out: &mut Vec<u8>) -> io::Result<()> {
+        entries.iter().for_each(|(key, value)| entries::encode(key, *value, out));
+        Ok(())
+    }
+}
+
 impl<V: Value> Sink<V> for TableSink {
-    fn entry(&mut self, key: &[u8], value: &V) -> io::Result<()> {
-        self.table.entry(key, value);
+    fn form(&self) -> Arc<dyn Form<V>> {
+        Arc::new(TableForm)
+    }
+
+    fn write(&mut self, rendered: &[u8]) -> io::Result<()> {
+        for entry in Decoder::<V>::new(rendered) {
+            let (key, value) = entry.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            self.table.entry(key, &value);
+        }
         Ok(())
     }
 

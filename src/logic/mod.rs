@@ -5,6 +5,7 @@ pub mod ids;
 pub mod merge;
 pub mod partition;
 pub mod rows;
+pub mod sort;
 pub mod split;
 pub mod table;
 pub mod tokenize;

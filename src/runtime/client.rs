@@ -110,7 +110,7 @@ struct Client<'c, J: Job> {
     cuts: Sender<u64>,
     /// Where the pieces of each worker's result go, once they are asked for.
     pieces: Vec<Option<Sender<Piece>>>,
-    sorted: Option<Sender<Vec<Sorted<J::Value>>>>,
+    sorted: Option<Sender<Sorted<J::Value>>>,
     sink: Option<Box<dyn Sink<J::Value>>>,
     merged_entries: Arc<AtomicU64>,
     merge_ended: Receiver<()>,

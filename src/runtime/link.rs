@@ -75,8 +75,8 @@ pub enum Answer<V> {
     Message(FromWorker),
     /// Encoded entries of the result.
     Results(Vec<u8>),
-    /// The worker's sorted partitions, where it runs in the same process.
-    Sorted(Vec<Sorted<V>>),
+    /// The worker's result, where it runs in the same process.
+    Sorted(Sorted<V>),
     /// The split could not be read; it was not sent.
     Unread {
         cause: String,

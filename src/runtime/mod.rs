@@ -9,6 +9,7 @@ pub mod link;
 pub mod local;
 #[cfg(test)]
 mod memory;
+pub(crate) mod pipeline;
 pub(crate) mod reduce;
 pub mod report;
 pub(crate) mod results;

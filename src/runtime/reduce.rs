@@ -1,4 +1,4 @@
-//! Reduce: what has arrived for each of a worker's partitions, folded and sorted.
+//! Reduce: what has arrived for each of a worker's partitions, folded and parted into ranges of the result's order.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(crate) struct Incoming<V> {
     pub batches: Vec<Vec<u8>>,
 }
 
-/// Folds and sorts each of `incoming`, on all threads. The worker's own rows point into `tables`.
+/// Folds each of `incoming` and parts the rows of all, on all threads. The worker's own rows point into `tables`.
 ///
 /// # Errors
 /// If a batch is malformed, or the job panics.
@@ -27,15 +27,16 @@ pub(crate) fn reduce<J: Job>(
     tables: &Arc<Vec<Table<J::Value>>>,
     incoming: Vec<Incoming<J::Value>>,
     top: Option<u64>,
-) -> Result<Vec<Sorted<J::Value>>, String> {
-    map_on_all_threads(work, incoming, |part| {
-        if part.batches.is_empty() {
-            return Ok(Sorted::new(tables.clone(), part.own, top));
-        }
-        let table = fold_batches(work, tables, part)?;
-        let rows = rows_of(0, &table, |value| work.job.rank(value));
-        Ok(Sorted::new(Arc::new(vec![table]), rows, top))
-    })
+) -> Result<Sorted<J::Value>, String> {
+    if incoming.iter().all(|part| part.batches.is_empty()) {
+        let parts = incoming.into_iter().map(|part| part.own).collect();
+        return Sorted::new(work, tables.clone(), parts, top);
+    }
+    let folded = map_on_all_threads(work, incoming, |part| fold_batches(work, tables, part))?;
+    let numbered = folded.iter().enumerate().collect();
+    let rank = |value: &J::Value| work.job.rank(value);
+    let parts = map_on_all_threads(work, numbered, |(number, table)| Ok(rows_of(number, table, rank)))?;
+    Sorted::new(work, Arc::new(folded), parts, top)
 }
 
 fn fold_batches<J: Job>(

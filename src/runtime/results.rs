@@ -7,10 +7,14 @@ use crossbeam_channel::Receiver;
 
 use crate::job::{Job, Value};
 use crate::logic::ids::WorkerId;
-use crate::logic::merge::{Cursor, merge};
+use crate::logic::merge::Cursor;
 use crate::logic::rows::Row;
+use crate::logic::sort::{Borders, CHUNK_ROWS, Grouped, Plan, Sorter};
 use crate::logic::table::Table;
 use crate::wire::entries::{self, Decoder};
+
+use super::engine::{Work, map_on_all_threads};
+use super::pipeline::{Next, in_order};
 
 /// Bytes after which a batch of entries is sent: large enough that a frame costs nothing, small enough that a merge
 /// of many streams holds little.
@@ -19,64 +23,93 @@ pub(crate) const BATCH_BYTES: usize = 256 << 10;
 /// Batches that a worker may be ahead of the merge: one is being read, the others are on their way.
 pub(crate) const CREDIT_BATCHES: u32 = 4;
 
-/// A reduced partition: its rows in the job's order.
+/// The rows of a worker, parted into ranges of the result's order; each is sorted when its turn has come.
 pub struct Sorted<V> {
     tables: Arc<Vec<Table<V>>>,
-    rows: Vec<Row<V>>,
+    parts: Vec<Vec<Row<V>>>,
+    /// Of every chunk of every part.
+    grouped: Vec<Grouped>,
+    /// How many entries of each range are wanted, until there are enough.
+    wanted: Vec<usize>,
     distinct: u64,
+    threads: usize,
 }
 
 impl<V: Value> Sorted<V> {
-    /// Sorts `rows`, whose keys stand in `tables`; with `top`, keeps only so many first ones.
-    pub(crate) fn new(tables: Arc<Vec<Table<V>>>, mut rows: Vec<Row<V>>, top: Option<u64>) -> Self {
-        let distinct = rows.len() as u64;
-        let compare = |a: &Row<V>, b: &Row<V>| {
-            (a.rank, a.front).cmp(&(b.rank, b.front)).then_with(|| a.key(&tables).cmp(b.key(&tables)))
-        };
-        let kept = top.map_or(rows.len(), |top| usize::try_from(top).unwrap_or(usize::MAX).min(rows.len()));
-        if kept > 0 && kept < rows.len() {
-            rows.select_nth_unstable_by(kept - 1, compare);
-        }
-        rows.truncate(kept);
-        rows.sort_unstable_by(compare);
-        Self { tables, rows, distinct }
+    /// Parts the rows of `parts`, whose keys stand in `tables`, on all threads; with `top`, only so many first ones
+    /// are wanted.
+    ///
+    /// # Errors
+    /// If the job is over.
+    pub(crate) fn new<J: Job<Value = V>>(
+        work: &Work<J>,
+        tables: Arc<Vec<Table<V>>>,
+        parts: Vec<Vec<Row<V>>>,
+        top: Option<u64>,
+    ) -> Result<Self, String> {
+        let plan = Plan::new(parts.iter().map(Vec::len).sum(), work.threads, top);
+        Self::planned(work, tables, parts, plan)
     }
 
-    /// Returns the number of distinct keys, kept or not.
+    fn planned<J: Job<Value = V>>(
+        work: &Work<J>,
+        tables: Arc<Vec<Table<V>>>,
+        mut parts: Vec<Vec<Row<V>>>,
+        plan: Plan,
+    ) -> Result<Self, String> {
+        let borders = Borders::choose(&parts, &tables, plan);
+        let chunks = parts.iter_mut().flat_map(|part| part.chunks_mut(CHUNK_ROWS)).collect();
+        let group = |chunk: &mut [Row<V>]| Ok(Grouped::group(chunk, &tables, &borders));
+        let grouped = map_on_all_threads(work, chunks, group)?;
+        let distinct = parts.iter().map(|part| part.len() as u64).sum();
+        let mut left = plan.top.unwrap_or(u64::MAX);
+        let wanted = |range| {
+            let held: usize = grouped.iter().map(|grouped: &Grouped| grouped.len(range)).sum();
+            let wanted = left.min(held as u64);
+            left -= wanted;
+            wanted as usize
+        };
+        let mut wanted: Vec<usize> = (0..borders.ranges()).map(wanted).collect();
+        while wanted.last() == Some(&0) {
+            wanted.pop();
+        }
+        Ok(Self { tables, parts, grouped, wanted, distinct, threads: work.threads })
+    }
+
+    /// Returns the number of distinct keys, wanted or not.
     pub(crate) fn distinct(&self) -> u64 {
         self.distinct
     }
 
-    /// Returns the number of entries that are kept in order.
+    /// Returns the number of entries that are wanted.
     pub(crate) fn len(&self) -> u64 {
-        self.rows.len() as u64
-    }
-}
-
-/// A place in a sorted partition.
-pub(crate) struct SortedCursor<V> {
-    sorted: Sorted<V>,
-    at: usize,
-}
-
-impl<V> SortedCursor<V> {
-    pub(crate) fn new(sorted: Sorted<V>) -> Self {
-        Self { sorted, at: 0 }
-    }
-}
-
-impl<V> Cursor for SortedCursor<V> {
-    type Value = V;
-    type Error = Broken;
-
-    fn head(&self) -> Option<(&[u8], &V)> {
-        let row = self.sorted.rows.get(self.at)?;
-        Some((row.key(&self.sorted.tables), &row.value))
+        self.wanted.iter().map(|wanted| *wanted as u64).sum()
     }
 
-    fn advance(&mut self) -> Result<(), Broken> {
-        self.at += 1;
-        Ok(())
+    /// Sorts range after range on all threads; `make` makes something of a range's entries, and `take` takes what was
+    /// made, in order.
+    ///
+    /// # Errors
+    /// The first of either.
+    pub(crate) fn for_each_range<O: Send>(
+        &self,
+        make: impl Fn(&[(&[u8], &V)]) -> Result<O, Broken> + Sync,
+        take: impl FnMut(O) -> Result<(), Broken>,
+    ) -> Result<(), Broken> {
+        let chunks: Vec<&[Row<V>]> = self.parts.iter().flat_map(|part| part.chunks(CHUNK_ROWS)).collect();
+        let worker = || {
+            let mut sorter = Sorter::new();
+            let (chunks, make) = (&chunks, &make);
+            move |range| {
+                let cells =
+                    self.grouped.iter().zip(chunks).map(|(grouped, chunk)| grouped.rows(range, chunk));
+                let entries = sorter.sort(cells, &self.tables);
+                make(&entries[..self.wanted[range]])
+            }
+        };
+        let mut ranges = 0..self.wanted.len();
+        let next = |_| Ok(ranges.next().map_or(Next::End, Next::Task));
+        in_order(self.threads.min(self.wanted.len()), next, worker, take)
     }
 }
 
@@ -93,53 +126,28 @@ pub(crate) enum Broken {
     Output(#[from] std::io::Error),
 }
 
-/// Merges `cursors` in the job's order and hands the entries to `each`; with `top`, only so many.
+/// Sorts the wanted entries of `sorted` and gives them to `send` in batches; `send` returns `false` if nobody wants it.
 ///
 /// # Errors
-/// The first of a stream or of `each`.
-pub(crate) fn merge_first<J: Job, C: Cursor<Value = J::Value, Error = Broken>>(
-    job: &J,
-    cursors: &mut [C],
-    top: Option<u64>,
-    mut each: impl FnMut(&[u8], &J::Value) -> Result<(), Broken>,
-) -> Result<(), Broken> {
-    let mut left = top.unwrap_or(u64::MAX);
-    merge(
-        cursors,
-        |a, b| job.compare(a, b),
-        |key, value| {
-            if left == 0 {
-                return Ok(false);
-            }
-            left -= 1;
-            each(key, value).map(|()| true)
-        },
-    )
-}
-
-/// Merges `partitions` and gives the result to `send` in batches; `send` returns `false` if nobody wants it.
-pub(crate) fn send_sorted<J: Job>(
-    job: &J,
-    partitions: Vec<Sorted<J::Value>>,
-    top: Option<u64>,
+/// If nobody wants it.
+pub(crate) fn send_sorted<V: Value>(
+    sorted: &Sorted<V>,
     mut send: impl FnMut(Vec<u8>) -> bool,
 ) -> Result<(), Broken> {
-    let mut cursors: Vec<_> = partitions.into_iter().map(SortedCursor::new).collect();
-    let mut batch = Vec::with_capacity(BATCH_BYTES + BATCH_BYTES / 8);
-    merge_first(job, &mut cursors, top, |key, value| {
-        entries::encode(key, value, &mut batch);
-        if batch.len() >= BATCH_BYTES {
-            let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH_BYTES + BATCH_BYTES / 8));
-            if !send(full) {
-                return Err(Broken::Ended);
+    let encode = |entries: &[(&[u8], &V)]| {
+        let mut batches: Vec<Vec<u8>> = Vec::new();
+        for (key, value) in entries {
+            if batches.last().is_none_or(|batch| batch.len() >= BATCH_BYTES) {
+                batches.push(Vec::with_capacity(BATCH_BYTES + BATCH_BYTES / 8));
             }
+            let Some(batch) = batches.last_mut() else { break };
+            entries::encode(key, *value, batch);
         }
-        Ok(())
-    })?;
-    if !batch.is_empty() && !send(batch) {
-        return Err(Broken::Ended);
-    }
-    Ok(())
+        Ok(batches)
+    };
+    sorted.for_each_range(encode, |batches| {
+        batches.into_iter().all(&mut send).then_some(()).ok_or(Broken::Ended)
+    })
 }
 
 /// What a stream of results consists of.
@@ -235,34 +243,9 @@ impl<V: Value> Cursor for StreamCursor<V> {
     }
 }
 
-/// The streams that the client merges.
-pub(crate) enum ResultCursor<V> {
-    Sorted(SortedCursor<V>),
-    Stream(StreamCursor<V>),
-}
-
-impl<V: Value> Cursor for ResultCursor<V> {
-    type Value = V;
-    type Error = Broken;
-
-    fn head(&self) -> Option<(&[u8], &V)> {
-        match self {
-            Self::Sorted(cursor) => cursor.head(),
-            Self::Stream(cursor) => cursor.head(),
-        }
-    }
-
-    fn advance(&mut self) -> Result<(), Broken> {
-        match self {
-            Self::Sorted(cursor) => cursor.advance(),
-            Self::Stream(cursor) => cursor.advance(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use crossbeam_channel::{Sender, unbounded};
 
@@ -271,22 +254,31 @@ mod tests {
     use crate::logic::partition::Seed;
     use crate::logic::rows::rows_of;
 
-    fn job() -> WordCount {
-        WordCount::new(Params::default()).expect("the parameters are good")
-    }
-
-    fn sorted(entries: &[(&str, u64)], top: Option<u64>) -> Sorted<u64> {
-        let mut table = Table::new(Seed([1, 2]));
-        for (key, count) in entries {
-            table.fold(key.as_bytes(), *count, |into, other| *into += other);
+    fn work(threads: usize) -> Work<WordCount> {
+        let job = WordCount::new(Params::default()).expect("the parameters are good");
+        Work {
+            job: Arc::new(job),
+            seed: Seed([1, 2]),
+            threads,
+            memory: u64::MAX,
+            cancelled: AtomicBool::new(false),
         }
-        let rows = rows_of(0, &table, |value| job().rank(value));
-        Sorted::new(Arc::new(vec![table]), rows, top)
     }
 
-    fn sent(partitions: Vec<Sorted<u64>>, top: Option<u64>) -> Vec<Vec<u8>> {
+    /// Deals `entries` to `n` partitions.
+    fn sorted(entries: &[(&str, u64)], n: usize, top: Option<u64>) -> Sorted<u64> {
+        let mut tables: Vec<_> = (0..n).map(|_| Table::new(Seed([1, 2]))).collect();
+        for (number, (key, count)) in entries.iter().enumerate() {
+            tables[number % n].fold(key.as_bytes(), *count, |into, other| *into += other);
+        }
+        let rows = tables.iter().enumerate().map(|(number, table)| rows_of(number, table, |count| !count));
+        let rows = rows.collect();
+        Sorted::new(&work(2), Arc::new(tables), rows, top).expect("the job is not over")
+    }
+
+    fn sent(sorted: &Sorted<u64>) -> Vec<Vec<u8>> {
         let mut batches = Vec::new();
-        send_sorted(&job(), partitions, top, |batch| {
+        send_sorted(sorted, |batch| {
             batches.push(batch);
             true
         })
@@ -327,26 +319,26 @@ mod tests {
         let equals: Vec<(String, u64)> =
             (0..100).map(|n| (format!("w{:02}", n * 37 % 100), 1 + n % 2)).collect();
         let equals: Vec<(&str, u64)> = equals.iter().map(|(key, count)| (key.as_str(), *count)).collect();
-        let whole = sent(vec![sorted(&equals, None)], None).concat();
-        for top in [0, 1, 49, 50, 51, 99, 100, 1000] {
-            let head = sent(vec![sorted(&equals, Some(top))], Some(top)).concat();
-            assert!(whole.starts_with(&head), "top {top}");
-            assert_eq!(Decoder::<u64>::new(&head).count() as u64, top.min(100));
+        for n in [1, 3] {
+            let whole = sent(&sorted(&equals, n, None)).concat();
+            for top in [0, 1, 49, 50, 51, 99, 100, 1000] {
+                let first = sorted(&equals, n, Some(top));
+                assert_eq!((first.distinct(), first.len()), (100, top.min(100)));
+                let head = sent(&first).concat();
+                assert!(whole.starts_with(&head), "top {top}");
+                assert_eq!(Decoder::<u64>::new(&head).count() as u64, top.min(100));
+            }
         }
-        // Of several partitions, each keeps as many as may be wanted of all.
-        let (left, right) = equals.split_at(30);
-        let halves = vec![sorted(left, Some(60)), sorted(right, Some(60))];
-        assert!(whole.starts_with(&sent(halves, Some(60)).concat()));
     }
 
     #[test]
     fn a_result_is_sent_in_batches_until_nobody_wants_it() {
         let keys: Vec<String> = (0..40_000).map(|n| format!("{n:040}")).collect();
         let entries: Vec<(&str, u64)> = keys.iter().map(|key| (key.as_str(), 1)).collect();
-        let batches = sent(vec![sorted(&entries, None)], None);
+        let batches = sent(&sorted(&entries, 1, None));
         assert!(batches.len() > 3 && batches.iter().all(|batch| batch.len() < BATCH_BYTES + 100));
         let mut wanted = 2;
-        let ended = send_sorted(&job(), vec![sorted(&entries, None)], None, |_| {
+        let ended = send_sorted(&sorted(&entries, 1, None), |_| {
             wanted -= 1;
             wanted > 0
         });

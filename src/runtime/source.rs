@@ -1,6 +1,7 @@
 //! Source: what the client's threads need of the input and of the output, whatever these are.
 
 use std::io;
+use std::sync::Arc;
 
 use crate::logic::split::Split;
 
@@ -26,15 +27,29 @@ pub trait SplitSource: Send + Sync {
     fn describe(&self, split: &Split) -> String;
 }
 
-/// Takes the entries of the result, in order.
+/// Takes the result.
 pub trait Sink<V>: Send {
+    /// Returns what gives entries the form in which this sink takes them.
+    fn form(&self) -> Arc<dyn Form<V>>;
+
+    /// Takes the next entries of the result, as its form has rendered them at one time.
+    ///
     /// # Errors
-    /// If it cannot be written.
-    fn entry(&mut self, key: &[u8], value: &V) -> io::Result<()>;
+    /// If they cannot be written.
+    fn write(&mut self, rendered: &[u8]) -> io::Result<()>;
 
     /// Makes the result final and returns the bytes written. A sink that is dropped instead leaves no file.
     ///
     /// # Errors
     /// If it cannot be written.
     fn finish(self: Box<Self>) -> io::Result<u64>;
+}
+
+/// Renders entries on any thread, so that different ones are rendered at the same time.
+pub trait Form<V>: Send + Sync {
+    /// Appends the form of `entries`, in order, to `out`.
+    ///
+    /// # Errors
+    /// If a value has no such form.
+    fn render(&self, entries: &[(&[u8], &V)], out: &mut Vec<u8>) -> io::Result<()>;
 }

@@ -31,7 +31,7 @@ pub(crate) enum Input<V> {
     },
     Happened(Event),
     Sent(Epoch, Sent<V>),
-    Reduced(Epoch, Vec<Sorted<V>>, Reduced),
+    Reduced(Epoch, Sorted<V>, Reduced),
     /// The job is over, well or not.
     End,
 }
@@ -65,8 +65,7 @@ struct Runner<J: Job> {
     tables: Arc<Vec<Table<J::Value>>>,
     routes: Routes,
     own: HashMap<Partition, Vec<Row<J::Value>>>,
-    sorted: Vec<Sorted<J::Value>>,
-    top: Option<u64>,
+    sorted: Option<Sorted<J::Value>>,
     credit: Option<Sender<u32>>,
     tell: Tell<J::Value>,
     inputs: Sender<Input<J::Value>>,
@@ -106,8 +105,7 @@ pub(crate) fn run<J: Job>(
         tables: Arc::default(),
         routes: Routes { workers: Vec::new(), owners: Vec::new() },
         own: HashMap::new(),
-        sorted: Vec::new(),
-        top: None,
+        sorted: None,
         credit: None,
         tell,
         inputs,
@@ -161,7 +159,7 @@ impl<J: Job> Runner<J> {
                 Event::SentAll { epoch, bytes: sent.bytes }
             }
             Input::Reduced(epoch, sorted, reduced) => {
-                self.sorted = sorted;
+                self.sorted = Some(sorted);
                 Event::ReducedAll { epoch, result: Ok(reduced) }
             }
             Input::End => return None,
@@ -218,7 +216,6 @@ impl<J: Job> Runner<J> {
     }
 
     fn reduce(&mut self, epoch: Epoch, top: Option<u64>) -> Result<(), String> {
-        self.top = top;
         let others =
             self.routes.workers.iter().map(|(worker, _)| *worker).filter(|worker| *worker != self.me);
         let sources: BTreeSet<WorkerId> = others.collect();
@@ -240,10 +237,8 @@ impl<J: Job> Runner<J> {
         start("mr:reduce", move || {
             let input = match guarded(|| reduce(&work, &tables, incoming, top)).flatten() {
                 Ok(sorted) => {
-                    let distinct = sorted.iter().map(Sorted::distinct).sum();
-                    let kept: u64 = sorted.iter().map(Sorted::len).sum();
-                    let entries = top.map_or(kept, |top| kept.min(top));
-                    Input::Reduced(epoch, sorted, Reduced { distinct, entries, bytes })
+                    let reduced = Reduced { distinct: sorted.distinct(), entries: sorted.len(), bytes };
+                    Input::Reduced(epoch, sorted, reduced)
                 }
                 Err(cause) => Input::Happened(Event::ReducedAll { epoch, result: Err(cause) }),
             };
@@ -252,7 +247,8 @@ impl<J: Job> Runner<J> {
     }
 
     fn fetch(&mut self, epoch: Epoch, credit: u32) -> Result<(), String> {
-        let sorted = std::mem::take(&mut self.sorted);
+        // The machine commands this after a reduce, once.
+        let Some(sorted) = self.sorted.take() else { return Err("there is no result".to_owned()) };
         if self.peers.is_none() {
             (self.tell)(Answer::Sorted(sorted));
             return Ok(());
@@ -261,11 +257,11 @@ impl<J: Job> Runner<J> {
         let (credits, granted) = unbounded::<u32>();
         self.credit = Some(credits);
         self.add_credit(credit);
-        let (work, top, tell) = (self.work.clone(), self.top, self.tell.clone());
+        let tell = self.tell.clone();
         start("mr:results", move || {
             let mut credit = 0;
             let sent = guarded(|| {
-                send_sorted(work.job.as_ref(), sorted, top, |batch| {
+                send_sorted(&sorted, |batch| {
                     while credit == 0 {
                         let Ok(more) = granted.recv() else { return false };
                         credit = more.min(MAX_CREDIT_BATCHES);

@@ -6,15 +6,13 @@ use csv_core::{Terminator, WriteResult, Writer, WriterBuilder};
 
 use super::Format;
 use crate::job::Value;
+use crate::runtime::source::Form;
 
-/// Writes entries in one format. Nothing is allocated per entry in TSV and CSV.
+/// Renders entries in one format. Nothing is allocated per entry in TSV and CSV.
 pub enum Encoder {
     Tsv,
     Csv {
         columns: [&'static str; 2],
-        writer: Box<Writer>,
-        /// The text form of a value, before it is quoted.
-        value: Vec<u8>,
     },
     Json {
         /// `{"word":` and `,"count":`, made once.
@@ -27,11 +25,7 @@ impl Encoder {
     pub fn new(format: Format, columns: [&'static str; 2]) -> Self {
         match format {
             Format::Tsv => Encoder::Tsv,
-            Format::Csv => Encoder::Csv {
-                columns,
-                writer: Box::new(WriterBuilder::new().terminator(Terminator::CRLF).build()),
-                value: Vec::new(),
-            },
+            Format::Csv => Encoder::Csv { columns },
             Format::Json => Encoder::Json {
                 before_key: format!("{{{}:", serde_json::Value::from(columns[0])).into_bytes(),
                 before_value: format!(",{}:", serde_json::Value::from(columns[1])).into_bytes(),
@@ -40,57 +34,85 @@ impl Encoder {
     }
 
     /// Appends what stands before the first entry.
-    pub fn head(&mut self, out: &mut Vec<u8>) {
-        if let Encoder::Csv { columns, writer, .. } = self {
-            record(writer, [columns[0].as_bytes(), columns[1].as_bytes()], out);
+    pub fn head(&self, out: &mut Vec<u8>) {
+        if let Encoder::Csv { columns } = self {
+            record(&mut csv_writer(), [columns[0].as_bytes(), columns[1].as_bytes()], out);
         }
     }
+}
 
-    /// Appends an entry.
-    ///
+impl<V: Value> Form<V> for Encoder {
     /// # Errors
-    /// If the value has no JSON form.
-    pub fn entry<V: Value>(&mut self, key: &[u8], value: &V, out: &mut Vec<u8>) -> io::Result<()> {
+    /// If a value has no JSON form.
+    fn render(&self, entries: &[(&[u8], &V)], out: &mut Vec<u8>) -> io::Result<()> {
+        out.reserve(entries.iter().map(|(key, _)| key.len() + ENTRY_BYTES).sum());
         match self {
             Encoder::Tsv => {
-                let start = out.len();
-                out.extend_from_slice(key);
-                escape(out, start);
-                out.push(b'\t');
-                let start = out.len();
-                value.render(out);
-                escape(out, start);
-                out.push(b'\n');
+                for (key, value) in entries {
+                    let start = out.len();
+                    out.extend_from_slice(key);
+                    out.push(b'\t');
+                    let between = out.len();
+                    value.render(out);
+                    if breaks_lines(&out[start..between - 1]) || breaks_lines(&out[between..]) {
+                        escape(out, start, between);
+                    }
+                    out.push(b'\n');
+                }
             }
-            Encoder::Csv { writer, value: text, .. } => {
-                text.clear();
-                value.render(text);
-                record(writer, [key, text], out);
+            Encoder::Csv { .. } => {
+                let (mut writer, mut text) = (csv_writer(), Vec::new());
+                for (key, value) in entries {
+                    text.clear();
+                    value.render(&mut text);
+                    record(&mut writer, [key, &text], out);
+                }
             }
             Encoder::Json { before_key, before_value } => {
-                out.extend_from_slice(before_key);
-                serde_json::to_writer(&mut *out, &String::from_utf8_lossy(key))?;
-                out.extend_from_slice(before_value);
-                serde_json::to_writer(&mut *out, value)?;
-                out.extend_from_slice(b"}\n");
+                for (key, value) in entries {
+                    out.extend_from_slice(before_key);
+                    serde_json::to_writer(&mut *out, &String::from_utf8_lossy(key))?;
+                    out.extend_from_slice(before_value);
+                    serde_json::to_writer(&mut *out, value)?;
+                    out.extend_from_slice(b"}\n");
+                }
             }
         }
         Ok(())
     }
 }
 
-/// Escapes, in what stands from `start`, the bytes that would break a line in two or a column in two.
-fn escape(out: &mut Vec<u8>, start: usize) {
-    if !out[start..].iter().any(|byte| matches!(byte, b'\t' | b'\n' | b'\r')) {
-        return;
-    }
-    let raw = out.split_off(start);
+/// Bytes that an entry needs beside its key, most of the time.
+const ENTRY_BYTES: usize = 8;
+
+fn csv_writer() -> Writer {
+    WriterBuilder::new().terminator(Terminator::CRLF).build()
+}
+
+/// Tells whether one of `bytes` would break a line in two or a column in two. Most are short, so that looking at all
+/// of them is quicker than deciding after each.
+#[inline]
+fn breaks_lines(bytes: &[u8]) -> bool {
+    bytes.iter().fold(false, |found, byte| found | matches!(byte, b'\t' | b'\n' | b'\r'))
+}
+
+/// Escapes what breaks lines in the two columns that begin at `start` and at `between`.
+#[cold]
+fn escape(out: &mut Vec<u8>, start: usize, between: usize) {
+    let value = out.split_off(between);
+    let key = out.split_off(start);
+    escape_into(out, &key[..key.len() - 1]);
+    out.push(b'\t');
+    escape_into(out, &value);
+}
+
+fn escape_into(out: &mut Vec<u8>, raw: &[u8]) {
     for byte in raw {
         match byte {
             b'\t' => out.extend_from_slice(b"\\t"),
             b'\n' => out.extend_from_slice(b"\\n"),
             b'\r' => out.extend_from_slice(b"\\r"),
-            byte => out.push(byte),
+            byte => out.push(*byte),
         }
     }
 }
@@ -132,12 +154,11 @@ mod tests {
     use super::*;
 
     fn encoded(format: Format, entries: &[(&[u8], u64)]) -> Vec<u8> {
-        let mut encoder = Encoder::new(format, ["word", "count"]);
+        let encoder = Encoder::new(format, ["word", "count"]);
         let mut out = Vec::new();
         encoder.head(&mut out);
-        for (key, value) in entries {
-            encoder.entry(key, value, &mut out).unwrap();
-        }
+        let entries: Vec<_> = entries.iter().map(|(key, value)| (*key, value)).collect();
+        encoder.render(&entries, &mut out).unwrap();
         out
     }
 
