@@ -169,7 +169,8 @@ pub fn rows_of<V: Clone>(number: usize, table: &Table<V>, rank: impl Fn(&V) -> u
     table.iter().map(row).collect()
 }
 
-fn front_of(key: &[u8]) -> u64 {
+/// Returns the first eight bytes of `key`, filled up with zeros, as a number that compares as they do.
+pub fn front_of(key: &[u8]) -> u64 {
     let mut front = [0; 8];
     let len = key.len().min(front.len());
     front[..len].copy_from_slice(&key[..len]);

@@ -14,10 +14,11 @@ use crate::logic::ids::{Epoch, JobId, WorkerId};
 use crate::logic::partition::Seed;
 use crate::wire::message::{Begin, FromWorker, Routes};
 
-use super::collect::{Stream, Streams, Written, write_merged};
+use super::arrival::{Arriving, Piece};
+use super::collect::{Streams, Written, write_merged};
 use super::link::{Answer, Link, Listener, Order};
 use super::report::{Progress, Report};
-use super::results::{Broken, CREDIT_BATCHES, Piece, Sorted};
+use super::results::{Broken, CREDIT_BATCHES, Sorted};
 use super::source::{Cutter, Sink};
 use super::spawn;
 
@@ -335,7 +336,7 @@ impl<J: Job> Client<'_, J> {
         let (job, top, entries) = (self.spec.job.clone(), self.spec.top, self.merged_entries.clone());
         let events = self.mailbox.sender.clone();
         let started = spawn("mr:merge".into(), move || {
-            let merged = super::guarded(|| write_merged(job.as_ref(), streams, top, sink, &entries));
+            let merged = super::guarded(|| write_merged(&job, streams, top, sink, &entries));
             let incoming = match merged {
                 Ok(Ok(written)) => Incoming::Merged(written),
                 // The job ended for another reason, which the coordinator knows or will hear.
@@ -367,7 +368,7 @@ impl<J: Job> Client<'_, J> {
         let mut streams = Vec::new();
         for (index, (link, progress)) in self.links.iter().zip(self.coordinator.workers()).enumerate() {
             let worker = WorkerId(index as u32);
-            let (stream, to_merge) = Stream::new(worker, progress.entries, link.orders.clone());
+            let (stream, to_merge) = Arriving::new(worker, progress.entries, link.orders.clone());
             self.pieces[index] = Some(to_merge);
             streams.push(stream);
             self.order(worker, Order::Fetch { epoch, credit: CREDIT_BATCHES });

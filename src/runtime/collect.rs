@@ -1,16 +1,17 @@
-//! Collect: the client's end of the merge: streams of results from all workers, merged into the output.
+//! Collect: the client's end: the results of all workers, in order, rendered on all threads and written by one.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::Receiver;
 
-use crate::job::{Job, Value};
-use crate::logic::ids::WorkerId;
-use crate::logic::merge::{Cursor, merge};
+use crate::job::Job;
+use crate::logic::merge::{self, Part};
 
-use super::link::Order;
-use super::results::{Broken, CREDIT_BATCHES, Piece, Pieces, Sorted, StreamCursor};
-use super::source::Sink;
+use super::arrival::{Arriving, Stream};
+use super::pipeline::{Next, in_order};
+use super::results::{Broken, Sorted};
+use super::source::{Form, Sink};
 
 /// An output with everything in it, but not yet final.
 pub(crate) struct Written<V> {
@@ -18,49 +19,11 @@ pub(crate) struct Written<V> {
     pub entries: u64,
 }
 
-impl<V> Written<V> {
-    fn take(&mut self, rendered: &[u8], n: u64, entries: &AtomicU64) -> Result<(), Broken> {
-        self.sink.write(rendered)?;
-        self.entries += n;
-        entries.store(self.entries, Ordering::Relaxed);
-        Ok(())
-    }
-}
-
-/// Bytes that are rendered before they are written: fewer system calls gain nothing measurable beyond 256 KiB.
-const PIECE_BYTES: usize = 512 << 10;
-
-/// The result of one worker on its way.
-pub(crate) struct Stream {
-    pieces: Pieces,
-    /// Takes credit for a batch that was read.
-    orders: Sender<Order>,
-}
-
-impl Stream {
-    /// Makes a stream of the `worker` that takes `orders` and has announced `entries`, and where its pieces go: a
-    /// worker that keeps to its credit finds room.
-    pub(crate) fn new(worker: WorkerId, entries: u64, orders: Sender<Order>) -> (Self, Sender<Piece>) {
-        // One more for the end.
-        let (to_merge, arriving) = bounded(CREDIT_BATCHES as usize + 1);
-        (Self { pieces: Pieces { worker, entries, arriving }, orders }, to_merge)
-    }
-
-    fn open<V: Value>(self) -> Result<StreamCursor<V>, Broken> {
-        let Self { pieces, orders } = self;
-        let consumed = Box::new(move || {
-            // A link that is gone is heard of elsewhere.
-            let _ = orders.send(Order::Credit { batches: 1 });
-        });
-        StreamCursor::open(pieces, consumed)
-    }
-}
-
 /// Where the result comes from.
 pub(crate) enum Streams<V> {
     /// In-process: the result itself, to be sorted.
     Sorted(Receiver<Sorted<V>>),
-    Remote(Vec<Stream>),
+    Remote(Vec<Arriving>),
 }
 
 /// Puts what comes from `streams`, in order, into `sink`, and tells through `entries` how far it is.
@@ -68,7 +31,7 @@ pub(crate) enum Streams<V> {
 /// # Errors
 /// If a stream breaks, or the sink cannot be written.
 pub(crate) fn write_merged<J: Job>(
-    job: &J,
+    job: &Arc<J>,
     streams: Streams<J::Value>,
     top: Option<u64>,
     sink: Box<dyn Sink<J::Value>>,
@@ -76,51 +39,85 @@ pub(crate) fn write_merged<J: Job>(
 ) -> Result<Written<J::Value>, Broken> {
     let form = sink.form();
     let mut written = Written { sink, entries: 0 };
+    let take = |rendered: Rendered| {
+        written.sink.write(&rendered.bytes)?;
+        written.entries += rendered.entries;
+        entries.store(written.entries, Ordering::Relaxed);
+        Ok(())
+    };
     match streams {
         Streams::Sorted(sorted) => {
             let sorted = sorted.recv().map_err(|_| Broken::Ended)?;
-            let render = |range: &[(&[u8], &J::Value)]| {
-                let mut rendered = Vec::new();
-                form.render(range, &mut rendered)?;
-                Ok((rendered, range.len() as u64))
-            };
-            sorted.for_each_range(render, |(rendered, n)| written.take(&rendered, n, entries))?;
+            sorted.for_each_range(|range| render(form.as_ref(), range.iter().copied()), take)?;
         }
-        Streams::Remote(streams) => {
-            let mut cursors = streams.into_iter().map(Stream::open).collect::<Result<Vec<_>, _>>()?;
-            let (mut rendered, mut n) = (Vec::new(), 0);
-            merge_first(job, &mut cursors, top, |key, value| {
-                form.render(&[(key, value)], &mut rendered)?;
-                n += 1;
-                if rendered.len() >= PIECE_BYTES {
-                    written.take(&rendered, std::mem::take(&mut n), entries)?;
-                    rendered.clear();
-                }
-                Ok(())
-            })?;
-            written.take(&rendered, n, entries)?;
+        Streams::Remote(arriving) => {
+            let streams = arriving.into_iter().map(|arriving| arriving.open(job));
+            let mut parts = Parts {
+                merging: merge::Streams::new(streams.len()),
+                streams: streams.collect::<std::io::Result<_>>()?,
+                left: top.unwrap_or(u64::MAX),
+            };
+            // Of the last part, only so many are wanted.
+            let merge = || {
+                |(part, wanted): (Part<J::Value>, usize)| render(form.as_ref(), part.merged().take(wanted))
+            };
+            in_order(threads(), |may_wait| parts.next(may_wait), merge, take)?;
         }
     }
     Ok(written)
 }
 
-/// Merges `cursors` in the job's order and hands the entries to `each`; with `top`, only so many.
-fn merge_first<J: Job, C: Cursor<Value = J::Value, Error = Broken>>(
-    job: &J,
-    cursors: &mut [C],
-    top: Option<u64>,
-    mut each: impl FnMut(&[u8], &J::Value) -> Result<(), Broken>,
-) -> Result<(), Broken> {
-    let mut left = top.unwrap_or(u64::MAX);
-    merge(
-        cursors,
-        |a, b| job.compare(a, b),
-        |key, value| {
-            if left == 0 {
-                return Ok(false);
-            }
-            left -= 1;
-            each(key, value).map(|()| true)
-        },
-    )
+/// Threads that merge what arrives: all that this machine has, for a client has nothing else to do by then.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+struct Rendered {
+    bytes: Vec<u8>,
+    entries: u64,
+}
+
+fn render<'e, V: 'e>(
+    form: &dyn Form<V>,
+    mut entries: impl Iterator<Item = (&'e [u8], &'e V)>,
+) -> Result<Rendered, Broken> {
+    let mut rendered = Rendered { bytes: Vec::new(), entries: 0 };
+    let mut block = Vec::with_capacity(BLOCK_ENTRIES);
+    loop {
+        block.clear();
+        block.extend(entries.by_ref().take(BLOCK_ENTRIES));
+        if block.is_empty() {
+            return Ok(rendered);
+        }
+        form.render(&block, &mut rendered.bytes)?;
+        rendered.entries += block.len() as u64;
+    }
+}
+
+/// Entries that are rendered by one call: few enough for a core's first cache.
+const BLOCK_ENTRIES: usize = 512;
+
+/// The parts of what arrives.
+struct Parts<V> {
+    merging: merge::Streams<V>,
+    streams: Vec<Stream<V>>,
+    /// Entries that are still wanted.
+    left: u64,
+}
+
+impl<V> Parts<V> {
+    /// Cuts the next part, of which so many first entries are wanted.
+    fn next(&mut self, may_wait: bool) -> Result<Next<(Part<V>, usize)>, Broken> {
+        if self.left == 0 {
+            return Ok(Next::End);
+        }
+        while let Some(lacking) = self.merging.lacking() {
+            let Some(arrived) = self.streams[lacking].take(may_wait)? else { return Ok(Next::NotYet) };
+            self.merging.add(lacking, arrived);
+        }
+        let Some(part) = self.merging.cut() else { return Ok(Next::End) };
+        let wanted = self.left.min(part.len() as u64);
+        self.left -= wanted;
+        Ok(Next::Task((part, wanted as usize)))
+    }
 }

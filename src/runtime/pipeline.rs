@@ -11,7 +11,6 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 pub(crate) enum Next<T> {
     Task(T),
     /// There is none yet. No answer to one who has nothing else to do.
-    #[cfg_attr(not(test), expect(dead_code, reason = "ranges are all there; streams will not be"))]
     NotYet,
     End,
 }

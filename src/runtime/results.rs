@@ -1,24 +1,20 @@
-//! Results: sorted partitions, sent in batches for which the receiver gives credit, and read back in order.
+//! Results: a worker's rows, sorted range by range and sent in batches for which the receiver gives credit.
 
-use std::ops::Range;
 use std::sync::Arc;
-
-use crossbeam_channel::Receiver;
 
 use crate::job::{Job, Value};
 use crate::logic::ids::WorkerId;
-use crate::logic::merge::Cursor;
 use crate::logic::rows::Row;
 use crate::logic::sort::{Borders, CHUNK_ROWS, Grouped, Plan, Sorter};
 use crate::logic::table::Table;
-use crate::wire::entries::{self, Decoder};
+use crate::wire::entries::encode_sorted;
 
 use super::engine::{Work, map_on_all_threads};
 use super::pipeline::{Next, in_order};
 
-/// Bytes after which a batch of entries is sent: large enough that a frame costs nothing, small enough that a merge
-/// of many streams holds little.
-pub(crate) const BATCH_BYTES: usize = 256 << 10;
+/// Bytes after which a batch of a result is sent: large enough that a frame costs nothing, small enough that a merge
+/// of many streams holds little, for written out it is several times as much.
+pub(crate) const BATCH_BYTES: usize = 128 << 10;
 
 /// Batches that a worker may be ahead of the merge: one is being read, the others are on their way.
 pub(crate) const CREDIT_BATCHES: u32 = 4;
@@ -134,125 +130,21 @@ pub(crate) fn send_sorted<V: Value>(
     sorted: &Sorted<V>,
     mut send: impl FnMut(Vec<u8>) -> bool,
 ) -> Result<(), Broken> {
-    let encode = |entries: &[(&[u8], &V)]| {
-        let mut batches: Vec<Vec<u8>> = Vec::new();
-        for (key, value) in entries {
-            if batches.last().is_none_or(|batch| batch.len() >= BATCH_BYTES) {
-                batches.push(Vec::with_capacity(BATCH_BYTES + BATCH_BYTES / 8));
-            }
-            let Some(batch) = batches.last_mut() else { break };
-            entries::encode(key, *value, batch);
-        }
-        Ok(batches)
-    };
-    sorted.for_each_range(encode, |batches| {
-        batches.into_iter().all(&mut send).then_some(()).ok_or(Broken::Ended)
-    })
-}
-
-/// What a stream of results consists of.
-pub(crate) enum Piece {
-    Batch(Vec<u8>),
-    End,
-}
-
-/// The result of one worker, as it comes.
-pub(crate) struct Pieces {
-    pub worker: WorkerId,
-    /// Entries that the worker has announced.
-    pub entries: u64,
-    pub arriving: Receiver<Piece>,
-}
-
-/// A place in a stream of results that is still arriving.
-pub(crate) struct StreamCursor<V> {
-    pieces: Pieces,
-    /// Entries that are still to come.
-    left: u64,
-    /// Called for each batch that is read to its end.
-    consumed: Box<dyn Fn() + Send>,
-    /// What is read of; `None` before the first batch.
-    batch: Option<Vec<u8>>,
-    at: usize,
-    head: Option<(Range<usize>, V)>,
-}
-
-impl<V: Value> StreamCursor<V> {
-    /// Waits for the first entry.
-    ///
-    /// # Errors
-    /// If the stream breaks before it.
-    pub(crate) fn open(pieces: Pieces, consumed: Box<dyn Fn() + Send>) -> Result<Self, Broken> {
-        let left = pieces.entries;
-        let mut cursor = Self { pieces, left, consumed, batch: None, at: 0, head: None };
-        cursor.advance()?;
-        Ok(cursor)
-    }
-
-    fn malformed(&self, cause: String) -> Broken {
-        Broken::Malformed { worker: self.pieces.worker, cause }
-    }
-
-    /// Waits for a batch that is not read yet; `false` at the end.
-    fn refill(&mut self) -> Result<bool, Broken> {
-        while self.batch.as_ref().is_none_or(|batch| self.at == batch.len()) {
-            if self.batch.take().is_some() {
-                (self.consumed)();
-            }
-            self.at = 0;
-            match self.pieces.arriving.recv() {
-                Ok(Piece::Batch(batch)) => self.batch = Some(batch),
-                Ok(Piece::End) if self.left == 0 => return Ok(false),
-                Ok(Piece::End) => {
-                    let cause = format!("its result ended {} entries before its end", self.left);
-                    return Err(self.malformed(cause));
-                }
-                Err(_) => return Err(Broken::Ended),
-            }
-        }
-        Ok(true)
-    }
-}
-
-impl<V: Value> Cursor for StreamCursor<V> {
-    type Value = V;
-    type Error = Broken;
-
-    fn head(&self) -> Option<(&[u8], &V)> {
-        let (key, value) = self.head.as_ref()?;
-        Some((self.batch.as_ref()?.get(key.clone())?, value))
-    }
-
-    fn advance(&mut self) -> Result<(), Broken> {
-        self.head = None;
-        if !self.refill()? {
-            return Ok(());
-        }
-        let unread = self.batch.as_deref().unwrap_or_default().get(self.at..).unwrap_or_default();
-        let mut decoder = Decoder::<V>::new(unread);
-        let Some(entry) = decoder.next_range() else { return Ok(()) };
-        let (key, value) = entry.map_err(|error| self.malformed(error.to_string()))?;
-        let read = decoder.offset();
-        let Some(left) = self.left.checked_sub(1) else {
-            return Err(self.malformed("its result has more entries than it announced".to_owned()));
-        };
-        self.left = left;
-        self.head = Some((self.at + key.start..self.at + key.end, value));
-        self.at += read;
-        Ok(())
-    }
+    sorted.for_each_range(
+        |entries| Ok(encode_sorted(entries, BATCH_BYTES)),
+        |batches| batches.into_iter().all(&mut send).then_some(()).ok_or(Broken::Ended),
+    )
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
-    use crossbeam_channel::{Sender, unbounded};
+    use std::sync::atomic::AtomicBool;
 
     use super::*;
     use crate::jobs::word_count::{Params, WordCount};
     use crate::logic::partition::Seed;
     use crate::logic::rows::rows_of;
+    use crate::wire::entries::SortedDecoder;
 
     fn work(threads: usize) -> Work<WordCount> {
         let job = WordCount::new(Params::default()).expect("the parameters are good");
@@ -266,14 +158,14 @@ mod tests {
     }
 
     /// Deals `entries` to `n` partitions.
-    fn sorted(entries: &[(&str, u64)], n: usize, top: Option<u64>) -> Sorted<u64> {
+    fn sorted(entries: &[(&str, u64)], n: usize, plan: Plan) -> Sorted<u64> {
         let mut tables: Vec<_> = (0..n).map(|_| Table::new(Seed([1, 2]))).collect();
         for (number, (key, count)) in entries.iter().enumerate() {
             tables[number % n].fold(key.as_bytes(), *count, |into, other| *into += other);
         }
         let rows = tables.iter().enumerate().map(|(number, table)| rows_of(number, table, |count| !count));
         let rows = rows.collect();
-        Sorted::new(&work(2), Arc::new(tables), rows, top).expect("the job is not over")
+        Sorted::planned(&work(2), Arc::new(tables), rows, plan).expect("the job is not over")
     }
 
     fn sent(sorted: &Sorted<u64>) -> Vec<Vec<u8>> {
@@ -286,47 +178,35 @@ mod tests {
         batches
     }
 
-    /// A stream of a worker that has announced `entries`, where to put its pieces, and how many were consumed.
-    fn stream(entries: u64) -> (Sender<Piece>, Pieces, Arc<AtomicUsize>) {
-        let (to_merge, arriving) = unbounded();
-        (to_merge, Pieces { worker: WorkerId(3), entries, arriving }, Arc::default())
-    }
-
-    /// Reads a stream of `pieces` to its end; its words, and the batches for which credit was given.
-    fn read(entries: u64, pieces: Vec<Piece>) -> Result<(Vec<String>, usize), Broken> {
-        let (to_merge, pieces_of_worker, consumed) = stream(entries);
-        pieces.into_iter().for_each(|piece| to_merge.send(piece).expect("the stream is there"));
-        drop(to_merge);
-        let counted = consumed.clone();
-        let count = Box::new(move || _ = counted.fetch_add(1, Ordering::Relaxed));
-        let mut cursor = StreamCursor::<u64>::open(pieces_of_worker, count)?;
-        let mut words = Vec::new();
-        while let Some((key, count)) = cursor.head() {
-            words.push(format!("{}={count}", String::from_utf8_lossy(key)));
-            cursor.advance()?;
+    fn entries(batches: &[Vec<u8>]) -> Vec<(Vec<u8>, u64)> {
+        let mut entries = Vec::new();
+        for batch in batches {
+            let mut key: Vec<u8> = Vec::new();
+            for entry in SortedDecoder::<u64>::new(batch) {
+                let entry = entry.expect("whole");
+                key.truncate(entry.shared);
+                key.extend_from_slice(entry.rest);
+                entries.push((key.clone(), entry.value));
+            }
         }
-        Ok((words, consumed.load(Ordering::Relaxed)))
-    }
-
-    fn batch(entries: &[(&str, u64)]) -> Piece {
-        let mut bytes = Vec::new();
-        entries.iter().for_each(|(key, count)| entries::encode(key.as_bytes(), count, &mut bytes));
-        Piece::Batch(bytes)
+        entries
     }
 
     #[test]
     fn the_top_of_many_equals_is_that_of_the_whole_order() {
         let equals: Vec<(String, u64)> =
             (0..100).map(|n| (format!("w{:02}", n * 37 % 100), 1 + n % 2)).collect();
+        let mut expected: Vec<_> = equals.iter().map(|(key, n)| (key.clone().into_bytes(), *n)).collect();
+        expected.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         let equals: Vec<(&str, u64)> = equals.iter().map(|(key, count)| (key.as_str(), *count)).collect();
-        for n in [1, 3] {
-            let whole = sent(&sorted(&equals, n, None)).concat();
-            for top in [0, 1, 49, 50, 51, 99, 100, 1000] {
-                let first = sorted(&equals, n, Some(top));
-                assert_eq!((first.distinct(), first.len()), (100, top.min(100)));
-                let head = sent(&first).concat();
-                assert!(whole.starts_with(&head), "top {top}");
-                assert_eq!(Decoder::<u64>::new(&head).count() as u64, top.min(100));
+        for (n, range_rows) in [(1, 1000), (3, 1000), (1, 1), (3, 7)] {
+            for top in [None, Some(0), Some(1), Some(49), Some(50), Some(51), Some(99), Some(100), Some(1000)]
+            {
+                let plan = Plan { range_rows, tied_rows: range_rows, top };
+                let first = sorted(&equals, n, plan);
+                let kept = top.unwrap_or(100).min(100);
+                assert_eq!((first.distinct(), first.len()), (100, kept), "{plan:?}");
+                assert_eq!(entries(&sent(&first)), expected[..kept as usize], "{plan:?}");
             }
         }
     }
@@ -335,38 +215,13 @@ mod tests {
     fn a_result_is_sent_in_batches_until_nobody_wants_it() {
         let keys: Vec<String> = (0..40_000).map(|n| format!("{n:040}")).collect();
         let entries: Vec<(&str, u64)> = keys.iter().map(|key| (key.as_str(), 1)).collect();
-        let batches = sent(&sorted(&entries, 1, None));
-        assert!(batches.len() > 3 && batches.iter().all(|batch| batch.len() < BATCH_BYTES + 100));
+        let batches = sent(&sorted(&entries, 1, Plan::new(40_000, 2, None)));
+        assert!(batches.len() > 2 && batches.iter().all(|batch| batch.len() < BATCH_BYTES + 100));
         let mut wanted = 2;
-        let ended = send_sorted(&sorted(&entries, 1, None), |_| {
+        let ended = send_sorted(&sorted(&entries, 1, Plan::new(40_000, 2, None)), |_| {
             wanted -= 1;
             wanted > 0
         });
         assert!(matches!(ended, Err(Broken::Ended)) && wanted == 0);
-    }
-
-    #[test]
-    fn credit_is_given_for_each_batch_once_it_is_read_also_for_an_empty_one() {
-        let pieces = vec![batch(&[("b", 2), ("a", 1)]), batch(&[]), batch(&[("c", 1)]), Piece::End];
-        let (words, consumed) = read(3, pieces).expect("a whole stream");
-        assert_eq!((words.join(" ").as_str(), consumed), ("b=2 a=1 c=1", 3));
-        assert_eq!(read(0, vec![Piece::End]).expect("a whole stream"), (Vec::new(), 0));
-    }
-
-    #[test]
-    fn a_stream_that_is_not_what_was_announced_accuses_its_worker() {
-        let accused = |broken: Result<_, Broken>, what: &str| {
-            let Err(Broken::Malformed { worker: WorkerId(3), cause }) = broken else { panic!("{broken:?}") };
-            assert!(cause.contains(what), "{cause}");
-        };
-        accused(read(3, vec![batch(&[("a", 1)]), Piece::End]), "2 entries before");
-        accused(read(1, vec![batch(&[("a", 1), ("b", 1)]), Piece::End]), "more entries");
-        accused(read(9, vec![Piece::Batch(vec![5, b'x'])]), "malformed");
-    }
-
-    #[test]
-    fn a_stream_without_an_end_is_no_whole_one() {
-        assert!(matches!(read(1, vec![batch(&[("a", 1)])]), Err(Broken::Ended)));
-        assert!(matches!(read(0, Vec::new()), Err(Broken::Ended)));
     }
 }

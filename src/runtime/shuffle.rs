@@ -24,7 +24,9 @@ use super::engine::{Work, combine, group, on_all_threads};
 use super::greet::greet;
 use super::guarded;
 use super::link::{BEAT_INTERVAL, Connection, Control, Network};
-use super::results::BATCH_BYTES;
+
+/// Bytes after which a batch of entries is sent: large enough that a frame costs nothing.
+const BATCH_BYTES: usize = 256 << 10;
 
 /// Batches that may wait for one peer's stream before those who fill it wait.
 const QUEUE_BATCHES: usize = 2;

@@ -5,7 +5,7 @@
 use mapreduce::Value;
 use mapreduce::job::Job;
 use mapreduce::jobs::word_count::{Params, WordCount};
-use mapreduce::logic::merge::{Cursor, merge};
+use mapreduce::logic::merge::{Streams, Stretch};
 use mapreduce::logic::partition::{Partition, Seed};
 use mapreduce::logic::split::splits;
 use mapreduce::logic::table::{Entry, Table};
@@ -17,26 +17,6 @@ use crate::reference;
 
 const MODES: [(Tokens, bool); 4] =
     [(Tokens::Word, false), (Tokens::Word, true), (Tokens::Whitespace, false), (Tokens::Whitespace, true)];
-
-/// A sorted partition in memory.
-struct Sorted<'t> {
-    entries: Vec<Entry<'t, u64>>,
-    at: usize,
-}
-
-impl Cursor for Sorted<'_> {
-    type Value = u64;
-    type Error = std::convert::Infallible;
-
-    fn head(&self) -> Option<(&[u8], &u64)> {
-        self.entries.get(self.at).map(|entry| (entry.key, entry.value))
-    }
-
-    fn advance(&mut self) -> Result<(), Self::Error> {
-        self.at += 1;
-        Ok(())
-    }
-}
 
 /// Runs a job by the kernels alone: split `n` goes to worker `n % n_workers`, and each worker owns one partition.
 fn map_reduce<J: Job<Value = u64>>(
@@ -63,26 +43,31 @@ fn map_reduce<J: Job<Value = u64>>(
             }
         }
     }
-    let mut streams: Vec<Sorted> = reduced.iter().map(|table| sort(job, table)).collect();
+    let mut streams = Streams::new(n_workers);
+    reduced.iter().enumerate().for_each(|(number, table)| streams.add(number, Some(sort(job, table))));
     let mut lines = Vec::new();
-    let Ok(()) = merge(
-        &mut streams,
-        |a, b| job.compare(a, b),
-        |key, value| {
+    loop {
+        while let Some(empty) = streams.lacking() {
+            streams.add(empty, None);
+        }
+        let Some(part) = streams.cut() else { return lines };
+        for (key, value) in part.merged() {
             lines.extend_from_slice(key);
             lines.push(b'\t');
             value.render(&mut lines);
             lines.push(b'\n');
-            Ok(true)
-        },
-    );
-    lines
+        }
+    }
 }
 
-fn sort<'t, J: Job<Value = u64>>(job: &J, table: &'t Table<u64>) -> Sorted<'t> {
+fn sort<J: Job<Value = u64>>(job: &J, table: &Table<u64>) -> Stretch<u64> {
     let mut entries: Vec<_> = table.iter().collect();
     entries.sort_by(|a, b| job.compare((a.key, a.value), (b.key, b.value)));
-    Sorted { entries, at: 0 }
+    let mut sorted = Stretch::new();
+    for entry in entries {
+        sorted.push(job.rank(entry.value), 0, entry.key, *entry.value).expect("it is sorted");
+    }
+    sorted
 }
 
 fn assert_same(files: &[&[u8]], n_workers: usize, split_bytes: usize) {

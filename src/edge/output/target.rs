@@ -16,6 +16,9 @@ pub struct Target {
     /// What errors call it.
     name: String,
     place: Place,
+    written: u64,
+    /// Of these, the disk has been asked to take so many.
+    begun: u64,
 }
 
 enum Place {
@@ -43,7 +46,7 @@ impl Target {
     /// If it is closed.
     pub fn stdout() -> io::Result<Self> {
         let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        Ok(Target { name: "standard output".to_owned(), place: Place::Direct(file) })
+        Ok(Target::new("standard output".to_owned(), Place::Direct(file)))
     }
 
     /// Prepares to write `path`. A link is followed, and what it leads to is replaced.
@@ -65,17 +68,17 @@ impl Target {
                     .open(&real)
                     .with_context(|| format!("{name}: cannot be written"))?;
                 let place = Place::beside(real, Some(found.permissions().mode() & 0o777))?;
-                Ok(Target { name: name.to_string(), place })
+                Ok(Target::new(name.to_string(), place))
             }
             Ok(_) => {
                 let file = File::options().write(true).open(path).with_context(|| name.to_string())?;
-                Ok(Target { name: name.to_string(), place: Place::Direct(file) })
+                Ok(Target::new(name.to_string(), Place::Direct(file)))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if fs::symlink_metadata(path).is_ok() {
                     bail!("{name}: is a link to nowhere");
                 }
-                Ok(Target { name: name.to_string(), place: Place::beside(path.to_path_buf(), None)? })
+                Ok(Target::new(name.to_string(), Place::beside(path.to_path_buf(), None)?))
             }
             Err(error) => Err(error).with_context(|| name.to_string()),
         }
@@ -88,7 +91,19 @@ impl Target {
             Place::Whole { temporary, .. } => temporary.as_file_mut(),
             Place::Direct(file) => file,
         };
-        file.write_all(bytes).map_err(|error| named(&self.name, error))
+        file.write_all(bytes).map_err(|error| named(&self.name, error))?;
+        self.written += bytes.len() as u64;
+        if let Place::Whole { temporary, .. } = &self.place
+            && self.written - self.begun >= WRITE_BACK_BYTES
+        {
+            begin_write_back(temporary.as_file(), self.begun, self.written);
+            self.begun = self.written;
+        }
+        Ok(())
+    }
+
+    fn new(name: String, place: Place) -> Self {
+        Target { name, place, written: 0, begun: 0 }
     }
 
     /// Makes what was written final: on the disk, then under its name.
@@ -96,10 +111,31 @@ impl Target {
     /// # Errors
     /// If it cannot be; the file is then as it was.
     pub fn finish(self) -> io::Result<()> {
-        let Target { name, place } = self;
+        let Target { name, place, .. } = self;
         place.finish().map_err(|error| named(&name, error))
     }
 }
+
+/// Bytes after which the disk is asked to take them. It works while more is made, and the end waits for the last of
+/// them only: for a tenth of the time, of 120 MB.
+const WRITE_BACK_BYTES: u64 = 8 << 20;
+
+/// Asks the system to write the bytes from `begun` to `end` to the disk, and does not wait for it.
+///
+/// Only a hint: [`Place::finish`] waits until all is on the disk. Telling Linux that cached pages are not needed makes
+/// it write the changed ones, which stay in the cache as they are being written.
+#[cfg(target_os = "linux")]
+fn begin_write_back(file: &File, begun: u64, end: u64) {
+    let _ = rustix::fs::fadvise(
+        file,
+        begun,
+        std::num::NonZeroU64::new(end - begun),
+        rustix::fs::Advice::DontNeed,
+    );
+}
+
+#[cfg(not(target_os = "linux"))]
+fn begin_write_back(_: &File, _: u64, _: u64) {}
 
 impl Place {
     fn beside(path: PathBuf, mode: Option<u32>) -> anyhow::Result<Self> {

@@ -8,7 +8,7 @@ use crate::logic::ids::SplitId;
 use crate::logic::partition::Seed;
 use crate::runtime::link::MIN_TIMEOUT;
 use crate::runtime::memory::Door;
-use crate::wire::entries::Decoder;
+use crate::wire::entries::{SortedDecoder, SortedEntry};
 use crate::wire::frame::{Kind, MAX_PAYLOAD_BYTES, read_frame, write_frame};
 use crate::wire::message::{Begin, FromWorker, Routes, ToWorker, decode_message};
 
@@ -142,8 +142,9 @@ fn a_job_goes_from_its_beginning_to_its_end() {
     client.order(&ToWorker::Fetch { epoch: EPOCH, credit: u32::MAX });
     client.order(&ToWorker::Credit { batches: u32::MAX });
     let (kind, result) = client.next().expect("the result");
-    let result: Result<Vec<_>, _> = Decoder::<u64>::new(&result).collect();
-    assert_eq!((kind, result), (Kind::Results, Ok(vec![(&b"b"[..], 2), (b"a", 1)])));
+    let result: Result<Vec<_>, _> = SortedDecoder::<u64>::new(&result).collect();
+    let entry = |rest, value| SortedEntry { shared: 0, rest, value };
+    assert_eq!((kind, result), (Kind::Results, Ok(vec![entry(&b"b"[..], 2), entry(b"a", 1)])));
     assert_eq!(client.hear(), FromWorker::ResultsEnd { epoch: EPOCH });
     write_frame(&mut client.0.writer, Kind::End, &[]).expect("the worker listens");
     assert_eq!(client.next(), None);
