@@ -18,6 +18,9 @@ mod beyond;
 mod class;
 mod kernel;
 mod lower;
+#[cfg(target_arch = "aarch64")]
+#[allow(unsafe_code)]
+mod neon;
 mod portable;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::Tokens;
 use super::beyond;
 use super::kernel::{BLOCK, Borders, Kernel};
-use super::lower;
+use super::lower::{self, Cased};
 use super::portable::write_borders;
 
 /// Returns the kernel if this processor can run it.
@@ -90,13 +90,15 @@ fn lower_by_vectors(text: &[u8], out: &mut [u8], tokens: Tokens) -> usize {
             mask(block)
         },
         |changes, seen, copy, beyond_ascii| {
+            let at_least = |block: &_, least| at_least(block, least);
+            let equal = |block: &_, wanted| equal(block, wanted);
+            let cased = Cased::new(seen, beyond_ascii, at_least, equal);
             lower::change_by_lead(
                 changes,
+                cased,
                 seen,
                 copy,
-                beyond_ascii,
-                |block, least| at_least(block, least),
-                |block, wanted| equal(block, wanted),
+                equal,
                 |block, bits| has(block, bits),
                 |copy, wanted, block, table| change(copy, wanted, block, table),
             )

@@ -4,6 +4,8 @@
 
 use crate::job::Span;
 
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 use super::{Tokens, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
@@ -50,8 +52,10 @@ impl Kernel {
     pub(super) fn available() -> impl Iterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
         let vectors = [avx512::kernel(), avx2::kernel()];
-        #[cfg(not(target_arch = "x86_64"))]
-        let vectors = [];
+        #[cfg(target_arch = "aarch64")]
+        let vectors = [Some(neon::kernel())];
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let vectors: [Option<Self>; 0] = [];
         vectors.into_iter().flatten().chain([portable::kernel()])
     }
 }

@@ -87,7 +87,7 @@ const FOURS: u8 = 0xf0;
 const FOURS_NEXT: [u8; 4] = [0x90, 0x91, 0x96, 0x9e];
 
 /// Where in a block there begin characters, as a whole within it, that may change.
-struct Cased {
+pub(super) struct Cased {
     twos: u64,
     threes: u64,
     fours: u64,
@@ -95,7 +95,7 @@ struct Cased {
 
 impl Cased {
     #[inline(always)]
-    fn new(
+    pub(super) fn new(
         seen: &Seen,
         beyond_ascii: u64,
         at_least: impl Fn(&[u8; BLOCK], u8) -> u64,
@@ -131,13 +131,10 @@ impl Cased {
 #[inline(always)]
 pub(super) fn change_one_by_one(
     changes: &Changes,
+    cased: &Cased,
     seen: &Seen,
     copy: &mut [u8; BLOCK],
-    beyond_ascii: u64,
-    at_least: impl Fn(&[u8; BLOCK], u8) -> u64,
-    equal: impl Fn(&[u8; BLOCK], u8) -> u64,
 ) -> u64 {
-    let cased = Cased::new(seen, beyond_ascii, at_least, equal);
     let twos = filter(cased.twos, |at| {
         let two = changes.with_lead(seen[at]);
         let low_bits = seen[at + 1] & 0x3f;
@@ -157,15 +154,13 @@ pub(super) fn change_one_by_one(
 #[inline(always)]
 pub(super) fn change_by_lead(
     changes: &Changes,
+    mut cased: Cased,
     seen: &Seen,
     copy: &mut [u8; BLOCK],
-    beyond_ascii: u64,
-    at_least: impl Fn(&[u8; BLOCK], u8) -> u64,
     equal: impl Fn(&[u8; BLOCK], u8) -> u64,
     has: impl Fn(&[u8; BLOCK], u64) -> u64,
     change: impl Fn(&mut [u8; BLOCK], u64, &[u8; BLOCK], &[u8; 64]),
 ) -> u64 {
-    let mut cased = Cased::new(seen, beyond_ascii, at_least, &equal);
     if cased.twos | cased.threes | cased.fours == 0 {
         return 0;
     }

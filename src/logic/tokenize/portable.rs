@@ -3,7 +3,7 @@
 use super::Tokens;
 use super::beyond;
 use super::kernel::{BLOCK, Borders, Kernel, ROOM};
-use super::lower;
+use super::lower::{self, Cased};
 
 pub(super) fn kernel() -> Kernel {
     Kernel { name: "portable", words, visible, borders, lower }
@@ -47,7 +47,8 @@ fn lower(text: &[u8], out: &mut [u8], tokens: Tokens) -> usize {
         |changes, seen, copy, beyond_ascii| {
             let at_least = |block: &_, least| mask(block, |byte| byte >= least);
             let equal = |block: &_, wanted| mask(block, |byte| byte == wanted);
-            lower::change_one_by_one(changes, seen, copy, beyond_ascii, at_least, equal)
+            let cased = Cased::new(seen, beyond_ascii, at_least, equal);
+            lower::change_one_by_one(changes, &cased, seen, copy)
         },
     )
 }
