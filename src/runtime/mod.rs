@@ -1,5 +1,6 @@
 //! Does: owns threads and channels, holds no policy.
 
+pub(crate) mod buffers;
 pub mod client;
 pub(crate) mod collect;
 pub(crate) mod engine;

@@ -1,0 +1,147 @@
+//! Write: the client's writing end of a link: orders, splits as they get ready, and beats while there is neither.
+
+use std::io::{self, IoSlice, Write};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, never, select};
+
+use crate::runtime::link::{BEAT_INTERVAL, Order};
+use crate::wire::frame::{FrameError, Kind, write_frame};
+use crate::wire::message::{ToWorker, write_message};
+
+use super::feed::{Ends, Rates};
+
+/// Writes what is ordered until the link is dropped, the job ends, or the connection takes no more.
+pub(super) fn write_orders(
+    writer: Box<dyn Write + Send>,
+    orders: &Receiver<Order>,
+    feed: Ends,
+    rates: Rates,
+) {
+    let Ends { wanted, mut ready, used } = feed;
+    let results = rates.clone();
+    let mut writer = Measured::new(writer, rates);
+    loop {
+        let waiting = Instant::now();
+        let written = select! {
+            recv(orders) -> order => match order {
+                Ok(Order::Map(split)) => {
+                    // A feed that has ended has said why.
+                    let _ = wanted.send(split);
+                    continue;
+                }
+                Ok(Order::End) | Err(_) => {
+                    // The worker may be gone; then there is nobody to tell.
+                    let _ = write_frame(&mut writer, Kind::End, &[]);
+                    return;
+                }
+                Ok(order) => write_message(&mut writer, &message(order, &results)),
+            },
+            recv(ready) -> split => match split {
+                Ok(split) => {
+                    if waiting.elapsed() > AT_ONCE {
+                        writer.was_idle();
+                    }
+                    let parts: [&[u8]; 2] = [&split.header(), split.bytes()];
+                    let written = write_frame(&mut writer, Kind::Split, &parts);
+                    let _ = used.send(split);
+                    written.map_err(FrameError::from)
+                }
+                Err(_) => {
+                    ready = never();
+                    Ok(())
+                }
+            },
+            default(BEAT_INTERVAL) => write_message(&mut writer, &ToWorker::Beat),
+        };
+        // That the connection broke is for its reader to say: the worker's last words may lie there.
+        if written.is_err() {
+            return;
+        }
+    }
+}
+
+/// A writer that waited for longer has let its link run dry.
+const AT_ONCE: Duration = Duration::from_micros(500);
+
+/// Makes a message of an order; splits and the end are no messages.
+fn message(order: Order, rates: &Rates) -> ToWorker {
+    match order {
+        Order::Begin(begin) => ToWorker::Begin(begin),
+        Order::Shuffle { epoch, routes } => ToWorker::Shuffle { epoch, routes },
+        Order::Reduce { epoch, top } => ToWorker::Reduce { epoch, top },
+        Order::Fetch { epoch, credit } => {
+            ToWorker::Fetch { epoch, credit, packing: rates.lock().choose_for_results() }
+        }
+        Order::Credit { batches } => ToWorker::Credit { batches },
+        Order::Map(_) | Order::End => ToWorker::Beat,
+    }
+}
+
+/// Bytes that are written, and measured, at a time. A connection that was idle takes about so many at once, however
+/// slow its link is (`edge::net` sees to it that it takes no more).
+pub(crate) const PIECE_BYTES: usize = 256 << 10;
+
+/// Measures how fast a connection takes what is written.
+struct Measured {
+    inner: Box<dyn Write + Send>,
+    rates: Rates,
+    measures: bool,
+    /// Bytes that say nothing of the link yet.
+    unmeasured: usize,
+}
+
+impl Measured {
+    fn new(inner: Box<dyn Write + Send>, rates: Rates) -> Self {
+        let measures = rates.lock().measures();
+        Self { inner, rates, measures, unmeasured: PIECE_BYTES }
+    }
+
+    /// Says that the link had nothing to carry for a while.
+    fn was_idle(&mut self) {
+        self.unmeasured = PIECE_BYTES;
+    }
+
+    fn measure(&mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<usize>) -> io::Result<usize> {
+        let before = Instant::now();
+        let written = write(&mut self.inner)?;
+        let time = before.elapsed();
+        if self.unmeasured > 0 {
+            self.unmeasured = self.unmeasured.saturating_sub(written);
+        } else {
+            self.rates.lock().wrote(written, time);
+        }
+        Ok(written)
+    }
+}
+
+impl Write for Measured {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.measures {
+            true => self.measure(|inner| inner.write(&bytes[..bytes.len().min(PIECE_BYTES)])),
+            false => self.inner.write(bytes),
+        }
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let whole: usize = slices.iter().map(|slice| slice.len()).sum();
+        if !self.measures || whole <= PIECE_BYTES {
+            return self.inner.write_vectored(slices);
+        }
+        let mut left = PIECE_BYTES;
+        let mut piece = [IoSlice::new(&[]); MAX_SLICES];
+        for (part, slice) in piece.iter_mut().zip(slices) {
+            let taken = slice.len().min(left);
+            left -= taken;
+            *part = IoSlice::new(&slice[..taken]);
+        }
+        self.measure(|inner| inner.write_vectored(&piece))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Slices of which a piece is made; what lies beyond is written with the next.
+const MAX_SLICES: usize = 4;
