@@ -194,17 +194,21 @@ pub fn read_payload(from: &mut impl Read, buffer: &mut Vec<u8>, length: usize) -
     while read < length {
         // What is there already needs no steps.
         let end = length.min(buffer.len().max(read + READ_STEP_BYTES));
-        from.read_exact(&mut room(buffer, end)[read..])?;
+        if buffer.len() < end {
+            buffer.resize(end, 0);
+        }
+        from.read_exact(&mut buffer[read..end])?;
         read = end;
     }
     Ok(())
 }
 
-/// Returns the first `length` bytes of `buffer`, to be written over. It grows if need be and never shrinks, so that
-/// what is used again is not zeroed again.
+/// Returns the first `length` bytes of `buffer`, whose old content does not matter. It never shrinks, so that what is
+/// used again is not zeroed again; and where it is too small, a new one takes its place, which the system need not even
+/// give memory to before it is written to.
 pub fn room(buffer: &mut Vec<u8>, length: usize) -> &mut [u8] {
     if buffer.len() < length {
-        buffer.resize(length, 0);
+        *buffer = vec![0; length];
     }
     &mut buffer[..length]
 }
