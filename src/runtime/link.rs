@@ -20,9 +20,10 @@ use crate::wire::frame::{FrameError, Header, Kind, MAX_PAYLOAD_BYTES, read_heade
 use crate::wire::message::{Begin, FromWorker, Routes, decode_message};
 use crate::wire::pack::{PACK_HEADER_BYTES, Packed};
 
-use feed::{Feed, Rates};
+use feed::Feed;
 use write::write_orders;
 
+use super::rates::Rates;
 use super::results::Sorted;
 use super::source::SplitSource;
 use super::spawn;

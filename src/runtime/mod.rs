@@ -10,6 +10,7 @@ pub mod link;
 pub mod local;
 #[cfg(test)]
 mod memory;
+pub(crate) mod rates;
 pub(crate) mod reduce;
 pub mod report;
 pub(crate) mod results;

@@ -2,33 +2,19 @@
 //!
 //! Invariant: nobody but the feed waits for the input. A writer whose input stalls goes on to beat.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded, unbounded};
 
 use crate::logic::ids::SplitId;
-use crate::logic::packing::{Chooser, Packing};
+use crate::logic::packing::Packing;
 use crate::logic::split::Split;
 use crate::runtime::buffers::KEPT_BYTES;
+use crate::runtime::rates::{LinkPacker, Rates};
 use crate::runtime::source::SplitSource;
 use crate::wire::message::{SPLIT_HEADER_BYTES, encode_split};
-use crate::wire::pack::{Packed, Packer};
-
-/// What a link's two threads know of its rates. A lock: the feed chooses by what the writer measured; each takes it for
-/// a moment, a few times a split.
-#[derive(Clone)]
-pub(super) struct Rates(Arc<Mutex<Chooser>>);
-
-impl Rates {
-    pub(super) fn new(chooser: Chooser) -> Self {
-        Self(Arc::new(Mutex::new(chooser)))
-    }
-
-    pub(super) fn lock(&self) -> MutexGuard<'_, Chooser> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+use crate::wire::pack::Packed;
 
 /// A split that is ready to be written.
 pub(super) struct Ready {
@@ -62,25 +48,21 @@ pub(super) struct Ends {
 
 /// Reads and packs what one link is to write.
 pub(super) struct Feed {
-    pub source: Arc<dyn SplitSource>,
-    pub rates: Rates,
+    source: Arc<dyn SplitSource>,
     /// Splits that a worker may hold beyond one for each of its threads.
-    pub ahead: usize,
+    ahead: usize,
     wanted: Receiver<Split>,
     ready: Sender<Ready>,
     used: Receiver<Ready>,
     /// Splits that the writer has, or has just written.
     handed_over: usize,
     buffers: Vec<Vec<u8>>,
-    packer: Packer,
+    packer: LinkPacker,
 }
 
 /// How often a plain split that waits is looked at again: the first of a slow link is under way before its rate is
 /// known.
 const RECONSIDER: Duration = Duration::from_millis(20);
-
-/// Bytes of a split that are packed to learn what a packing would bring.
-const SAMPLE_BYTES: usize = 128 << 10;
 
 /// Buffers that are kept: one is read into or packed into, one holds what it is packed from, one is written from.
 const KEPT_BUFFERS: usize = 3;
@@ -94,14 +76,13 @@ impl Feed {
         let (ready, ready_receiver) = bounded(0);
         let feed = Self {
             source,
-            rates,
             ahead,
             wanted,
             ready,
             used,
             handed_over: 0,
             buffers: Vec::new(),
-            packer: Packer::new(),
+            packer: LinkPacker::new(rates),
         };
         (feed, Ends { wanted: wanted_sender, ready: ready_receiver, used: used_sender })
     }
@@ -128,7 +109,7 @@ impl Feed {
 
     /// Gives a split to the writer; a plain one may be packed while it waits. `false` if there is no writer any more.
     fn hand_over(&mut self, mut ready: Ready) -> bool {
-        let measures = self.rates.lock().measures();
+        let measures = self.packer.measures();
         loop {
             let handed = match measures && ready.packed.packing == Packing::Plain {
                 true => self.ready.send_timeout(ready, RECONSIDER),
@@ -150,42 +131,18 @@ impl Feed {
 
     /// Packs a split that is plain so far if it travels faster so.
     fn reconsider(&mut self, ready: Ready) -> Ready {
-        let packing = self.choose(ready.bytes());
-        if packing == Packing::Plain {
-            return ready;
-        }
-        let mut buffer = self.buffers.pop().unwrap_or_default();
-        let before = Instant::now();
-        let packed = self.packer.pack(packing, ready.bytes(), &mut buffer);
-        let length = packed.unwrap_or(ready.length);
-        self.rates.lock().packed(packing, ready.length, length, before.elapsed());
-        if packed.is_none() {
-            self.keep(buffer);
-            return ready;
-        }
-        let header = Packed { packing, length: ready.length };
-        let id = ready.id;
-        self.keep(ready.buffer);
-        Ready { id, packed: header, buffer, length }
-    }
-
-    /// Chooses how `text` is to travel, once what is not known yet is tried.
-    fn choose(&mut self, text: &[u8]) -> Packing {
         let unsent = self.handed_over + 1 + self.wanted.len();
-        let untried = {
-            let mut rates = self.rates.lock();
-            rates.waits(unsent > self.ahead);
-            rates.untried()
-        };
-        let sample = &text[..text.len().min(SAMPLE_BYTES)];
-        for packing in untried {
-            let mut buffer = self.buffers.pop().unwrap_or_default();
-            let before = Instant::now();
-            let packed = self.packer.pack(packing, sample, &mut buffer).unwrap_or(sample.len());
-            self.rates.lock().tried(packing, sample.len(), packed, before.elapsed());
-            self.keep(buffer);
+        let mut buffer = self.buffers.pop().unwrap_or_default();
+        match self.packer.pack(ready.bytes(), unsent > self.ahead, &mut buffer) {
+            None => {
+                self.keep(buffer);
+                ready
+            }
+            Some((packing, length)) => {
+                self.keep(ready.buffer);
+                Ready { id: ready.id, packed: Packed { packing, length: ready.length }, buffer, length }
+            }
         }
-        self.rates.lock().choose()
     }
 
     fn take_back(&mut self) {
@@ -196,7 +153,7 @@ impl Feed {
     }
 
     fn keep(&mut self, buffer: Vec<u8>) {
-        if self.buffers.len() < KEPT_BUFFERS && buffer.capacity() <= KEPT_BYTES {
+        if self.buffers.len() < KEPT_BUFFERS && (1..=KEPT_BYTES).contains(&buffer.capacity()) {
             self.buffers.push(buffer);
         }
     }

@@ -1,15 +1,16 @@
 //! Write: the client's writing end of a link: orders, splits as they get ready, and beats while there is neither.
 
-use std::io::{self, IoSlice, Write};
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, never, select};
 
 use crate::runtime::link::{BEAT_INTERVAL, Order};
+use crate::runtime::rates::{Measured, Rates};
 use crate::wire::frame::{FrameError, Kind, write_frame};
 use crate::wire::message::{ToWorker, write_message};
 
-use super::feed::{Ends, Rates};
+use super::feed::Ends;
 
 /// Writes what is ordered until the link is dropped, the job ends, or the connection takes no more.
 pub(super) fn write_orders(
@@ -77,71 +78,3 @@ fn message(order: Order, rates: &Rates) -> ToWorker {
         Order::Map(_) | Order::End => ToWorker::Beat,
     }
 }
-
-/// Bytes that are written, and measured, at a time. A connection that was idle takes about so many at once, however
-/// slow its link is (`edge::net` sees to it that it takes no more).
-pub(crate) const PIECE_BYTES: usize = 256 << 10;
-
-/// Measures how fast a connection takes what is written.
-struct Measured {
-    inner: Box<dyn Write + Send>,
-    rates: Rates,
-    measures: bool,
-    /// Bytes that say nothing of the link yet.
-    unmeasured: usize,
-}
-
-impl Measured {
-    fn new(inner: Box<dyn Write + Send>, rates: Rates) -> Self {
-        let measures = rates.lock().measures();
-        Self { inner, rates, measures, unmeasured: PIECE_BYTES }
-    }
-
-    /// Says that the link had nothing to carry for a while.
-    fn was_idle(&mut self) {
-        self.unmeasured = PIECE_BYTES;
-    }
-
-    fn measure(&mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<usize>) -> io::Result<usize> {
-        let before = Instant::now();
-        let written = write(&mut self.inner)?;
-        let time = before.elapsed();
-        if self.unmeasured > 0 {
-            self.unmeasured = self.unmeasured.saturating_sub(written);
-        } else {
-            self.rates.lock().wrote(written, time);
-        }
-        Ok(written)
-    }
-}
-
-impl Write for Measured {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.measures {
-            true => self.measure(|inner| inner.write(&bytes[..bytes.len().min(PIECE_BYTES)])),
-            false => self.inner.write(bytes),
-        }
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let whole: usize = slices.iter().map(|slice| slice.len()).sum();
-        if !self.measures || whole <= PIECE_BYTES {
-            return self.inner.write_vectored(slices);
-        }
-        let mut left = PIECE_BYTES;
-        let mut piece = [IoSlice::new(&[]); MAX_SLICES];
-        for (part, slice) in piece.iter_mut().zip(slices) {
-            let taken = slice.len().min(left);
-            left -= taken;
-            *part = IoSlice::new(&slice[..taken]);
-        }
-        self.measure(|inner| inner.write_vectored(&piece))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
-/// Slices of which a piece is made; what lies beyond is written with the next.
-const MAX_SLICES: usize = 4;
