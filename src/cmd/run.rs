@@ -14,6 +14,7 @@ use crate::edge::{machine, progress, random, signals, table};
 use crate::job::Job;
 use crate::logic::coordinator::Failure;
 use crate::logic::ids::{JobId, WorkerId};
+use crate::logic::packing::Compress;
 use crate::logic::partition::Seed;
 use crate::runtime::client::{self, Mailbox, RunError, RunSpec};
 use crate::runtime::link::MIN_TIMEOUT;
@@ -55,6 +56,8 @@ pub struct RunOptions {
     pub threads: Option<usize>,
     /// How long a worker may be silent before it counts as lost.
     pub worker_timeout: Duration,
+    /// How splits travel to the workers, and results back.
+    pub compress: Compress,
 }
 
 /// Runs the job.
@@ -99,7 +102,7 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
             input.clone(),
             mailbox.listener(),
         )?],
-        false => connect_links(workers, &input, &mailbox, options.worker_timeout)?,
+        false => connect_links(workers, &input, &mailbox, options.worker_timeout, options.compress)?,
     };
     let names: Vec<String> = match spec.local {
         true => Vec::new(),

@@ -49,7 +49,8 @@ struct Stamp {
     modified: (i64, i64),
 }
 
-/// Bytes that are looked at for a boundary at a time.
+/// Bytes that are looked at for a boundary, at first and then: most lines are short.
+const FIRST_WINDOW_BYTES: usize = 1 << 10;
 const WINDOW_BYTES: usize = 64 << 10;
 
 /// Bytes of a stream that are spooled at a time.
@@ -86,7 +87,8 @@ impl Input {
 
     /// Returns what cuts this input, once.
     pub fn cutter(self: &Arc<Self>) -> Box<dyn Cutter> {
-        Box::new(InputCutter { input: self.clone(), file: 0, at: None, stream: None, next: 0 })
+        let window = Vec::new();
+        Box::new(InputCutter { input: self.clone(), file: 0, at: None, stream: None, next: 0, window })
     }
 }
 
@@ -141,7 +143,10 @@ impl SplitSource for Input {
     fn read(&self, split: &Split, into: &mut Vec<u8>) -> anyhow::Result<()> {
         let input = self.files.get(split.file).context("a split of a file that is not there")?;
         let length = usize::try_from(split.length).context("a split longer than memory")?;
-        // Bytes that are overwritten need not be zeroed first.
+        // Bytes that are overwritten need not be zeroed first, and a new buffer is not even touched.
+        if into.capacity() < length {
+            *into = vec![0; length];
+        }
         into.resize(length, 0);
         input.file.read_exact_at(into, split.offset).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => {
@@ -166,6 +171,8 @@ struct InputCutter {
     at: Option<u64>,
     stream: Option<Spooling>,
     next: u64,
+    /// What is looked at.
+    window: Vec<u8>,
 }
 
 /// A stream on its way to its spool.
@@ -220,22 +227,23 @@ impl InputCutter {
         if available < wanted {
             return Ok(available);
         }
-        let mut window = Vec::new();
         // The last byte of the target may be a boundary itself.
         let mut from = wanted - 1;
+        let mut window_bytes = FIRST_WINDOW_BYTES;
         loop {
-            let to = self.available(file, from + WINDOW_BYTES as u64)?;
+            let to = self.available(file, from + window_bytes as u64)?;
             if to == from {
                 return Ok(to);
             }
-            window.resize((to - from) as usize, 0);
+            self.window.resize((to - from) as usize, 0);
             file.file
-                .read_exact_at(&mut window, from)
+                .read_exact_at(&mut self.window, from)
                 .with_context(|| format!("cannot read {} at byte {from}", file.name))?;
-            if let Some(cut) = first_cut(&window, 0, is_boundary) {
+            if let Some(cut) = first_cut(&self.window, 0, is_boundary) {
                 return Ok(from + cut as u64);
             }
             from = to;
+            window_bytes = WINDOW_BYTES;
             if from - offset > MAX_RECORD_BYTES as u64 + target_bytes {
                 bail!(
                     "{} has a record longer than {} MiB around byte {wanted}: there is no place to cut it",

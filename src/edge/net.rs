@@ -1,6 +1,6 @@
 //! Net: connections, made and accepted here and nowhere else. Plain TCP for now; encryption has its place here.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +65,10 @@ impl Write for Socket {
         (&*self.0).write(bytes)
     }
 
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&*self.0).write_vectored(slices)
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         (&*self.0).flush()
     }
@@ -89,8 +93,14 @@ impl Control for Socket {
 /// How long a connection may be idle before the kernel asks whether the other side is there.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
+/// Bytes that the kernel takes ahead of what the network does. With more, the rate at which a connection takes bytes
+/// would say little of the link behind it.
+const UNSENT_BYTES: u32 = 256 << 10;
+
 fn connection(stream: TcpStream, peer: SocketAddr) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES)?;
     SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
     let socket = Socket(Arc::new(stream));
     Ok(Connection {

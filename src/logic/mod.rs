@@ -3,6 +3,7 @@
 pub mod coordinator;
 pub mod ids;
 pub mod merge;
+pub mod packing;
 pub mod partition;
 pub mod rows;
 pub mod sort;

@@ -12,8 +12,8 @@ use crate::logic::partition::{Partition, Seed};
 use crate::logic::rows::{Grouped, Row, join};
 use crate::logic::split::Split;
 use crate::logic::table::{Folder, Table};
-use crate::wire::message::decode_split;
 
+use super::buffers::Received;
 use super::guarded;
 use super::source::SplitSource;
 
@@ -36,8 +36,7 @@ impl<J: Job> Work<J> {
 
 /// The bytes of a split, or where to read them.
 pub(crate) enum SplitData {
-    /// The payload of a split's frame.
-    Received(Vec<u8>),
+    Received(Received),
     Stored(Split, Arc<dyn SplitSource>),
 }
 
@@ -131,11 +130,11 @@ fn fold_split<J: Job>(
     buffer: &mut Vec<u8>,
     folder: &mut Folder<J::Value>,
 ) -> Result<u64, String> {
-    let payload;
+    let received;
     let text = match data {
-        SplitData::Received(received) => {
-            payload = received;
-            decode_split(&payload).map_err(|error| error.to_string())?.1
+        SplitData::Received(split) => {
+            received = split;
+            received.text(buffer).map_err(|error| error.to_string())?
         }
         SplitData::Stored(split, source) => {
             source.read(&split, buffer).map_err(|error| format!("{error:#}"))?;
@@ -239,8 +238,8 @@ mod tests {
     use super::*;
     use crate::job::Emit;
     use crate::jobs::word_count::{Params, WordCount};
+    use crate::runtime::buffers;
     use crate::runtime::reduce::{Incoming, reduce};
-    use crate::wire::message::SPLIT_HEADER_BYTES;
 
     /// Counts words until one of them is `panic`.
     pub(super) struct Touchy(WordCount);
@@ -274,7 +273,7 @@ mod tests {
     }
 
     fn split(text: &str) -> SplitData {
-        SplitData::Received([&[0; SPLIT_HEADER_BYTES], text.as_bytes()].concat())
+        SplitData::Received(buffers::tests::plain(text.as_bytes()))
     }
 
     /// Has `texts` folded, one after the other, and returns what was heard of each.

@@ -1,17 +1,29 @@
 //! Link: what the client asks of a worker and hears from it, over a connection or in memory.
 
+mod feed;
+#[cfg(test)]
+mod tests;
+mod write;
+
 use std::io::{self, BufReader, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::job::Value;
+use crate::logic::coordinator::window;
 use crate::logic::ids::{Epoch, WorkerId};
+use crate::logic::packing::{Chooser, Packing};
 use crate::logic::split::Split;
-use crate::wire::frame::{FrameError, Kind, MAX_PAYLOAD_BYTES, read_frame, write_frame};
-use crate::wire::message::{Begin, FromWorker, Routes, ToWorker, decode_message, write_message};
+use crate::wire::frame::{FrameError, Header, Kind, MAX_PAYLOAD_BYTES, read_header, read_payload};
+use crate::wire::message::{Begin, FromWorker, Routes, decode_message};
+use crate::wire::pack::{PACK_HEADER_BYTES, Packed};
 
+use feed::Feed;
+use write::write_orders;
+
+use super::rates::Rates;
 use super::results::Sorted;
 use super::source::SplitSource;
 use super::spawn;
@@ -107,37 +119,50 @@ pub const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest silence that may count as a loss: a beat that comes a little late is none.
 pub const MIN_TIMEOUT: Duration = BEAT_INTERVAL.saturating_mul(2);
 
-/// Bytes of the buffer in front of a connection's small frames.
-pub(crate) const READ_BUFFER_BYTES: usize = 256 << 10;
+/// Bytes of the buffer in front of a connection's small frames; what is larger is read past it.
+pub(crate) const READ_BUFFER_BYTES: usize = 16 << 10;
 
-/// Starts a link to a greeted worker: two threads around the connection.
+/// The worker at the other end of a link.
+pub struct Partner {
+    pub name: String,
+    pub threads: u32,
+    /// At which peers reach it (`IP:PORT`).
+    pub address: String,
+    /// Chooses how splits and results travel.
+    pub chooser: Chooser,
+}
+
+/// Starts a link to a greeted worker: three threads around the connection.
 ///
 /// # Errors
 /// If a thread cannot be started.
 pub fn connect_link<V: Value>(
     worker: WorkerId,
-    name: &str,
-    threads: u32,
-    address: String,
+    partner: Partner,
     connection: Connection,
     source: Arc<dyn SplitSource>,
     listeners: [Listener<V>; 2],
 ) -> io::Result<Link> {
+    let Partner { name, threads, address, chooser } = partner;
     let (orders, inbox) = unbounded();
     let Connection { reader, writer, control, .. } = connection;
     let [heard, unread] = listeners;
     spawn(format!("mr:read:{name}"), move || read_answers(worker, reader, &heard))?;
+    let rates = Rates::new(chooser);
+    let ahead = window(threads).saturating_sub(threads as usize);
+    let (feed, ends) = Feed::new(source, rates.clone(), ahead);
+    spawn(format!("mr:feed:{name}"), move || {
+        if let Err(cause) = feed.run() {
+            unread(worker, Answer::Unread { cause });
+        }
+    })?;
     let (writing, written) = bounded(0);
     spawn(format!("mr:write:{name}"), move || {
-        match write_orders(writer, &inbox, source.as_ref()) {
-            Err(NotWritten::Unread(cause)) => _ = unread(worker, Answer::Unread { cause }),
-            // That the connection broke is for its reader to say: the worker's last words may lie there.
-            Ok(()) | Err(NotWritten::Broken) => {}
-        }
+        write_orders(writer, &inbox, ends, rates);
         control.close();
         drop(writing);
     })?;
-    Ok(Link { name: name.to_owned(), threads, address, orders, written })
+    Ok(Link { name, threads, address, orders, written })
 }
 
 /// Turns frames into answers until the connection ends or nobody listens.
@@ -145,21 +170,47 @@ fn read_answers<V: Value>(worker: WorkerId, reader: Box<dyn Read + Send>, heard:
     let told = Instant::now();
     let mut reader =
         BufReader::with_capacity(READ_BUFFER_BYTES, Noticing { inner: reader, worker, heard, told });
+    let mut buffer = Vec::new();
     loop {
-        let mut payload = Vec::new();
-        let answer = match read_frame(&mut reader, &mut payload, MAX_PAYLOAD_BYTES) {
-            Ok(Some(Kind::Control)) => decode_message(&payload).map(Answer::Message),
-            Ok(Some(Kind::Results)) => Ok(Answer::Results(payload)),
-            Ok(Some(other)) => Err(FrameError::Unexpected(other)),
-            Ok(None) => Ok(Answer::Closed { cause: "the worker ended the job".into() }),
-            Err(error) => Err(error),
-        };
-        let answer = answer.unwrap_or_else(|error| Answer::Closed { cause: error.to_string() });
+        let answer = read_answer(&mut reader, &mut buffer)
+            .unwrap_or_else(|error| Answer::Closed { cause: error.to_string() });
         let last = matches!(answer, Answer::Closed { .. });
         if !heard(worker, answer) || last {
             return;
         }
     }
+}
+
+fn read_answer<V>(reader: &mut impl Read, buffer: &mut Vec<u8>) -> Result<Answer<V>, FrameError> {
+    match read_header(reader, MAX_PAYLOAD_BYTES)? {
+        Some(Header { kind: Kind::Control, length }) => {
+            read_payload(reader, buffer, length)?;
+            decode_message(&buffer[..length]).map(Answer::Message)
+        }
+        Some(Header { kind: Kind::Results, length }) => {
+            read_results(reader, buffer, length).map(Answer::Results)
+        }
+        Some(Header { kind, .. }) => Err(FrameError::Unexpected(kind)),
+        None => Ok(Answer::Closed { cause: "the worker ended the job".into() }),
+    }
+}
+
+/// Reads the entries of a frame of `length` bytes; packed ones go through `buffer`.
+fn read_results(reader: &mut impl Read, buffer: &mut Vec<u8>, length: usize) -> Result<Vec<u8>, FrameError> {
+    let mut header = [0; PACK_HEADER_BYTES];
+    let length = length.checked_sub(header.len());
+    let length = length.ok_or_else(|| FrameError::Malformed("results without their header".into()))?;
+    reader.read_exact(&mut header)?;
+    let packed = Packed::decode(header, length)?;
+    // Handed on as they are, so that the buffer is a new one.
+    let mut entries = Vec::new();
+    if packed.packing == Packing::Plain {
+        read_payload(reader, &mut entries, length)?;
+    } else {
+        read_payload(reader, buffer, length)?;
+        packed.unpack(&buffer[..length], &mut entries)?;
+    }
+    Ok(entries)
 }
 
 /// Tells now and then that bytes come: a batch of results that crawls over a slow link is a sign of life long before
@@ -180,111 +231,5 @@ impl<V> Read for Noticing<'_, V> {
             (self.heard)(self.worker, Answer::Message(FromWorker::Beat));
         }
         Ok(read)
-    }
-}
-
-/// Why orders are not written any more.
-enum NotWritten {
-    /// A split could not be read.
-    Unread(String),
-    /// The connection takes no more.
-    Broken,
-}
-
-/// Writes orders, and beats while there are none, until the link is dropped or the job ends.
-fn write_orders(
-    mut writer: Box<dyn Write + Send>,
-    inbox: &Receiver<Order>,
-    source: &dyn SplitSource,
-) -> Result<(), NotWritten> {
-    let mut text = Vec::new();
-    loop {
-        let message = match inbox.recv_timeout(BEAT_INTERVAL) {
-            Ok(Order::Begin(begin)) => ToWorker::Begin(begin),
-            Ok(Order::Map(split)) => {
-                let read = source.read(&split, &mut text);
-                read.map_err(|error| NotWritten::Unread(format!("{error:#}")))?;
-                let id = split.id.0.to_le_bytes();
-                let written = write_frame(&mut writer, Kind::Split, &[&id, &text]);
-                written.map_err(|_| NotWritten::Broken)?;
-                continue;
-            }
-            Ok(Order::Shuffle { epoch, routes }) => ToWorker::Shuffle { epoch, routes },
-            Ok(Order::Reduce { epoch, top }) => ToWorker::Reduce { epoch, top },
-            Ok(Order::Fetch { epoch, credit }) => ToWorker::Fetch { epoch, credit },
-            Ok(Order::Credit { batches }) => ToWorker::Credit { batches },
-            Err(RecvTimeoutError::Timeout) => ToWorker::Beat,
-            Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => {
-                // The worker may be gone; then there is nobody to tell.
-                let _ = write_frame(&mut writer, Kind::End, &[]);
-                return Ok(());
-            }
-        };
-        write_message(&mut writer, &message).map_err(|_| NotWritten::Broken)?;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::runtime::memory::pair;
-
-    struct NoInput;
-
-    impl SplitSource for NoInput {
-        fn read(&self, _: &Split, _: &mut Vec<u8>) -> anyhow::Result<()> {
-            anyhow::bail!("the disk is gone")
-        }
-
-        fn describe(&self, _: &Split) -> String {
-            String::new()
-        }
-    }
-
-    /// A link, the worker's end of it, and what is heard.
-    fn link() -> (Link, Connection, Receiver<Answer<u64>>) {
-        let [client, worker] = pair();
-        let (heard, answers) = unbounded();
-        let listeners = [heard.clone(), heard]
-            .map(|heard| -> Listener<u64> { Box::new(move |_, answer| heard.send(answer).is_ok()) });
-        let link = connect_link(WorkerId(0), "w", 1, String::new(), client, Arc::new(NoInput), listeners);
-        (link.expect("threads can be started"), worker, answers)
-    }
-
-    fn next(answers: &Receiver<Answer<u64>>) -> Answer<u64> {
-        answers.recv_timeout(Duration::from_secs(20)).expect("something is heard")
-    }
-
-    /// The client goes on writing when the worker has closed; what the worker said before must not be overtaken.
-    #[test]
-    fn the_last_words_of_a_worker_are_heard_before_its_link_is_closed() {
-        for _ in 0..20 {
-            let (link, mut worker, answers) = link();
-            let failed = FromWorker::Failed { cause: "no memory".into() };
-            write_message(&mut worker.writer, &failed).expect("the client listens");
-            drop(worker);
-            let _ = link.orders.send(Order::Credit { batches: 1 });
-            let _ = link.orders.send(Order::Credit { batches: 1 });
-            assert!(matches!(next(&answers), Answer::Message(message) if message == failed));
-            assert!(matches!(next(&answers), Answer::Closed { .. }));
-            assert!(answers.recv_timeout(Duration::from_millis(1)).is_err(), "it is closed once");
-        }
-    }
-
-    #[test]
-    fn a_split_that_cannot_be_read_is_no_fault_of_the_worker() {
-        let (link, _worker, answers) = link();
-        let split = Split { id: crate::logic::ids::SplitId(0), file: 0, offset: 0, length: 1 };
-        link.orders.send(Order::Map(split)).expect("the link is open");
-        assert!(matches!(next(&answers), Answer::Unread { cause } if cause == "the disk is gone"));
-    }
-
-    #[test]
-    fn a_link_that_is_dropped_ends_the_job_and_says_when_that_is_written() {
-        let (link, mut worker, _answers) = link();
-        let Link { orders, written, .. } = link;
-        drop(orders);
-        assert!(written.recv_timeout(Duration::from_secs(20)).is_err_and(|error| error.is_disconnected()));
-        assert!(matches!(read_frame(&mut worker.reader, &mut Vec::new(), 0), Ok(None)));
     }
 }

@@ -23,6 +23,10 @@ impl Write for Socket {
         (&*self.0).write(bytes)
     }
 
+    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        (&*self.0).write_vectored(slices)
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Does: owns threads and channels, holds no policy.
 
 pub(crate) mod arrival;
+pub(crate) mod buffers;
 pub mod client;
 pub(crate) mod collect;
 pub(crate) mod engine;
@@ -11,6 +12,7 @@ pub mod local;
 #[cfg(test)]
 mod memory;
 pub(crate) mod pipeline;
+pub(crate) mod rates;
 pub(crate) mod reduce;
 pub mod report;
 pub(crate) mod results;

@@ -2,6 +2,7 @@
 //!
 //! Invariant: whatever one connection sends ends that connection at most, never the process.
 
+mod answers;
 mod job;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::job::Job;
 use crate::logic::ids::{Epoch, JobId, WorkerId};
+use crate::logic::packing::Packing;
 use crate::logic::worker::Event;
 use crate::wire::frame::{FrameError, MAX_HELLO_BYTES};
 use crate::wire::message::{Greeting, Hello, MAGIC, PROTOCOL, Role, Welcome, read_message, write_message};
@@ -173,6 +175,7 @@ impl Server {
             uptime_ms: self.started.elapsed().as_millis() as u64,
             running_jobs: self.jobs().len() as u32,
             memory_bytes: (self.options.resident_bytes)(),
+            packings: Packing::ALL.map(|packing| packing.name().to_owned()).to_vec(),
         }
     }
 

@@ -10,7 +10,7 @@
 //! `length` counts the payload only, little-endian; `reserved` is zero. A stream ends with an explicit end frame, so
 //! that a peer that died is never mistaken for one that finished.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 
 /// Bytes of a header.
 pub const HEADER_BYTES: usize = 8;
@@ -30,9 +30,8 @@ pub const MAX_HELLO_BYTES: usize = 4 << 10;
 /// A payload is read in steps of this size, so that a length alone makes us allocate no more than that.
 const READ_STEP_BYTES: usize = 1 << 20;
 
-/// Parts of a payload up to this size are copied behind the header, so that a small frame is one write, hence one
-/// packet; what is larger is not worth the copy.
-const SMALL_PART_BYTES: usize = 16 << 10;
+/// Parts that a payload may be written from.
+const MAX_PARTS: usize = 3;
 
 /// What a payload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +101,16 @@ impl From<io::Error> for FrameError {
     }
 }
 
-/// Writes a frame whose payload is `parts`, one after the other.
+/// What comes before a payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    pub kind: Kind,
+    /// Bytes of the payload.
+    pub length: usize,
+}
+
+/// Writes a frame whose payload is `parts`, one after the other: three at most. Nothing is copied, and all of it is one
+/// write, as far as `to` takes it.
 ///
 /// # Errors
 /// If the payload is longer than [`MAX_PAYLOAD_BYTES`], or `to` fails.
@@ -114,19 +122,29 @@ pub fn write_frame(to: &mut impl Write, kind: Kind, parts: &[&[u8]]) -> io::Resu
             format!("a frame of {length} bytes is too long"),
         ));
     }
-    let mut small = vec![0; HEADER_BYTES];
-    small[..4].copy_from_slice(&(length as u32).to_le_bytes());
-    small[4] = kind as u8;
-    for part in parts {
-        if part.len() <= SMALL_PART_BYTES {
-            small.extend_from_slice(part);
-        } else {
-            to.write_all(&small)?;
-            small.clear();
-            to.write_all(part)?;
+    let mut header = [0; HEADER_BYTES];
+    header[..4].copy_from_slice(&(length as u32).to_le_bytes());
+    header[4] = kind as u8;
+    let mut slices = [IoSlice::new(&header), IoSlice::new(&[]), IoSlice::new(&[]), IoSlice::new(&[])];
+    debug_assert!(parts.len() <= MAX_PARTS, "a frame of {} parts", parts.len());
+    for (slice, part) in slices[1..].iter_mut().zip(parts) {
+        *slice = IoSlice::new(part);
+    }
+    write_all(to, &mut slices)
+}
+
+fn write_all(to: &mut impl Write, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+    // Empty slices are passed over.
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match to.write_vectored(slices) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut slices, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
-    to.write_all(&small)
+    Ok(())
 }
 
 /// Reads one frame into `payload`, of at most `limit` bytes or what its kind allows; `None` once the peer has sent its
@@ -140,6 +158,18 @@ pub fn read_frame(
     payload: &mut Vec<u8>,
     limit: usize,
 ) -> Result<Option<Kind>, FrameError> {
+    let Some(Header { kind, length }) = read_header(from, limit)? else { return Ok(None) };
+    read_payload(from, payload, length)?;
+    payload.truncate(length);
+    Ok(Some(kind))
+}
+
+/// Reads the header of a frame whose payload has at most `limit` bytes, or what its kind allows; `None` once the peer
+/// has sent its end frame.
+///
+/// # Errors
+/// As [`read_frame`].
+pub fn read_header(from: &mut impl Read, limit: usize) -> Result<Option<Header>, FrameError> {
     let mut header = [0u8; HEADER_BYTES];
     from.read_exact(&mut header)?;
     let kind = Kind::of(header[4]).ok_or(FrameError::NotAFrame(header[4]))?;
@@ -151,13 +181,36 @@ pub fn read_frame(
     if length > limit {
         return Err(FrameError::TooLong { length, limit });
     }
-    payload.clear();
-    while payload.len() < length {
-        let start = payload.len();
-        payload.resize(length.min(start + READ_STEP_BYTES), 0);
-        from.read_exact(&mut payload[start..])?;
+    Ok((kind != Kind::End).then_some(Header { kind, length }))
+}
+
+/// Reads `length` bytes to the front of `buffer`, whose old content does not matter; no more is allocated than 1 MiB
+/// ahead of what really comes.
+///
+/// # Errors
+/// `Torn` if the stream stops before.
+pub fn read_payload(from: &mut impl Read, buffer: &mut Vec<u8>, length: usize) -> Result<(), FrameError> {
+    let mut read = 0;
+    while read < length {
+        // What is there already needs no steps.
+        let end = length.min(buffer.len().max(read + READ_STEP_BYTES));
+        if buffer.len() < end {
+            buffer.resize(end, 0);
+        }
+        from.read_exact(&mut buffer[read..end])?;
+        read = end;
     }
-    Ok(if kind == Kind::End { None } else { Some(kind) })
+    Ok(())
+}
+
+/// Returns the first `length` bytes of `buffer`, whose old content does not matter. It never shrinks, so that what is
+/// used again is not zeroed again; and where it is too small, a new one takes its place, which the system need not even
+/// give memory to before it is written to.
+pub fn room(buffer: &mut Vec<u8>, length: usize) -> &mut [u8] {
+    if buffer.len() < length {
+        *buffer = vec![0; length];
+    }
+    &mut buffer[..length]
 }
 
 #[cfg(test)]
@@ -212,27 +265,47 @@ mod tests {
     }
 
     #[test]
-    fn a_small_frame_is_one_write_and_a_large_part_is_not_copied() {
-        struct Writes(Vec<usize>);
+    fn a_frame_is_one_write_where_that_is_taken_and_whole_where_not() {
+        struct Writes(usize, Vec<Vec<u8>>);
         impl Write for Writes {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                self.0.push(bytes.len());
-                Ok(bytes.len())
+                self.write_vectored(&[IoSlice::new(bytes)])
+            }
+            fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+                let all: Vec<u8> =
+                    slices.iter().flat_map(|slice| slice.iter().copied()).take(self.0).collect();
+                self.1.push(all);
+                Ok(self.1.last().map_or(0, Vec::len))
             }
             fn flush(&mut self) -> io::Result<()> {
                 Ok(())
             }
         }
-        let large = vec![0; SMALL_PART_BYTES + 1];
-        for (parts, expected) in [
-            (vec![], vec![8]),
-            (vec![&b"id"[..], b"text"], vec![14]),
-            (vec![b"id", &large], vec![10, large.len()]),
-        ] {
-            let mut writes = Writes(Vec::new());
-            write_frame(&mut writes, Kind::Split, &parts).expect("it takes all");
-            assert_eq!(writes.0, expected);
+        let large = vec![b'x'; 100_000];
+        for parts in [vec![], vec![&b"id"[..], b"text"], vec![b"", b"id", &large], vec![b"", b""]] {
+            let mut whole = Writes(usize::MAX, Vec::new());
+            write_frame(&mut whole, Kind::Split, &parts).expect("it takes all");
+            assert_eq!(whole.1.len(), 1);
+            let mut pieces = Writes(7, Vec::new());
+            write_frame(&mut pieces, Kind::Split, &parts).expect("it takes all");
+            assert_eq!(pieces.1.concat(), whole.1[0]);
+            let mut payload = Vec::new();
+            let read = read_frame(&mut whole.1[0].as_slice(), &mut payload, usize::MAX);
+            assert_eq!((read.expect("whole"), payload), (Some(Kind::Split), parts.concat()));
         }
+    }
+
+    #[test]
+    fn a_buffer_that_is_used_again_holds_the_last_payload_in_front() {
+        let mut buffer = Vec::new();
+        for length in [10, 3 << 20, 5, 2 << 20] {
+            let bytes: Vec<u8> = (0..length).map(|n: usize| n as u8).collect();
+            read_payload(&mut bytes.as_slice(), &mut buffer, length).expect("it is there");
+            assert_eq!(buffer[..length], bytes);
+        }
+        assert_eq!(buffer.len(), 3 << 20, "it is zeroed once");
+        let torn = read_payload(&mut &[0; 100][..], &mut Vec::new(), usize::MAX);
+        assert!(matches!(torn, Err(FrameError::Torn)), "a length alone allocates little");
     }
 
     #[test]

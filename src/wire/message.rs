@@ -9,15 +9,17 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::logic::ids::{Epoch, JobId, SplitId, WorkerId};
+use crate::logic::packing::Packing;
 use crate::logic::partition::{Partition, Seed};
 
 use super::frame::{FrameError, Kind, MAX_CONTROL_BYTES, read_frame, write_frame};
+use super::pack::{PACK_HEADER_BYTES, Packed};
 
 /// Says that a connection speaks this protocol at all.
 pub const MAGIC: &str = "mapreduce";
 
 /// Version of everything in `wire`. Client and workers must have the same.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// The first message of every connection, from whoever made it. It bears a secret, so it has no `Debug`.
 #[derive(Clone, Serialize, Deserialize)]
@@ -64,6 +66,16 @@ pub struct Welcome {
     pub running_jobs: u32,
     /// Resident memory of the process.
     pub memory_bytes: u64,
+    /// The names of the packings that it knows; there may be some that we do not know.
+    #[serde(default)]
+    pub packings: Vec<String>,
+}
+
+impl Welcome {
+    /// Returns the packings that the worker and we know.
+    pub fn known_packings(&self) -> Vec<Packing> {
+        Packing::ALL.into_iter().filter(|ours| self.packings.iter().any(|name| name == ours.name())).collect()
+    }
 }
 
 /// From the client to a worker.
@@ -81,10 +93,11 @@ pub enum ToWorker {
         epoch: Epoch,
         top: Option<u64>,
     },
-    /// Send the result, no more batches than there is credit for.
+    /// Send the result, packed so, no more batches than there is credit for.
     Fetch {
         epoch: Epoch,
         credit: u32,
+        packing: Packing,
     },
     /// So many more batches may be sent.
     Credit {
@@ -226,18 +239,29 @@ pub fn read_message<M: DeserializeOwned>(from: &mut impl Read, limit: usize) -> 
     }
 }
 
-/// Bytes before the text in a frame of [`Kind::Split`]: the split's id, little-endian.
-pub const SPLIT_HEADER_BYTES: usize = 8;
+/// Bytes before the text in a frame of [`Kind::Split`]: the split's id, little-endian, and how the text is packed. A
+/// frame of [`Kind::Results`] has the latter only.
+pub const SPLIT_HEADER_BYTES: usize = 8 + PACK_HEADER_BYTES;
 
-/// Takes the split's id off the front of a frame's payload.
+/// Returns what comes before a split's text.
+pub fn encode_split(split: SplitId, packed: Packed) -> [u8; SPLIT_HEADER_BYTES] {
+    let mut header = [0; SPLIT_HEADER_BYTES];
+    header[..8].copy_from_slice(&split.0.to_le_bytes());
+    header[8..].copy_from_slice(&packed.encode());
+    header
+}
+
+/// Reads what comes before a split's text, of which `packed_bytes` follow.
 ///
 /// # Errors
-/// `Malformed` if it is too short.
-pub fn decode_split(payload: &[u8]) -> Result<(SplitId, &[u8]), FrameError> {
-    let (id, text) = payload
-        .split_first_chunk::<SPLIT_HEADER_BYTES>()
-        .ok_or_else(|| FrameError::Malformed("a split without its id".into()))?;
-    Ok((SplitId(u64::from_le_bytes(*id)), text))
+/// As [`Packed::decode`].
+pub fn decode_split(
+    header: [u8; SPLIT_HEADER_BYTES],
+    packed_bytes: usize,
+) -> Result<(SplitId, Packed), FrameError> {
+    let [a, b, c, d, e, f, g, h, packed @ ..] = header;
+    let split = SplitId(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+    Ok((split, Packed::decode(packed, packed_bytes)?))
 }
 
 /// Bytes before the entries in a frame of [`Kind::Batch`]: the partition, little-endian.
@@ -299,6 +323,22 @@ mod tests {
     }
 
     #[test]
+    fn a_splits_header_is_read_back() {
+        let packed = Packed { packing: Packing::Zstd, length: 1000 };
+        let header = encode_split(SplitId(1 << 40), packed);
+        assert_eq!(decode_split(header, 100).expect("it is well"), (SplitId(1 << 40), packed));
+        assert!(decode_split([0xff; SPLIT_HEADER_BYTES], 100).is_err());
+    }
+
+    #[test]
+    fn packings_of_a_later_version_are_passed_over() {
+        let json = r#"{"program":"9","jobs":[],"pid":1,"threads":1,"uptime_ms":0,"running_jobs":0,
+            "memory_bytes":0,"packings":["brotli","zstd","plain"]}"#;
+        let welcome: Welcome = serde_json::from_str(json).expect("it is a greeting");
+        assert_eq!(welcome.known_packings(), [Packing::Plain, Packing::Zstd]);
+    }
+
+    #[test]
     fn too_much_for_a_message_is_not_sent() {
         let cause = "x".repeat(MAX_CONTROL_BYTES);
         let refused = write_message(&mut Vec::new(), &FromWorker::Failed { cause });
@@ -309,7 +349,6 @@ mod tests {
         #[test]
         fn eats_any_bytes(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..64)) {
             let _ = decode_message::<ToWorker>(&bytes);
-            assert_eq!(decode_split(&bytes).is_ok(), bytes.len() >= SPLIT_HEADER_BYTES);
             assert_eq!(decode_batch(&bytes).is_ok(), bytes.len() >= BATCH_HEADER_BYTES);
         }
     }

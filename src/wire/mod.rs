@@ -3,4 +3,5 @@
 pub mod entries;
 pub mod frame;
 pub mod message;
+pub mod pack;
 pub mod varint;

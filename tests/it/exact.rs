@@ -15,6 +15,7 @@ use mapreduce::cmd::run::{RunOptions, Workers, run};
 use mapreduce::edge::net;
 use mapreduce::edge::output::{Destination, Format};
 use mapreduce::jobs::word_count::{Params, WordCount};
+use mapreduce::logic::packing::Compress;
 use mapreduce::logic::tokenize::Tokens;
 use mapreduce::runtime::serve::WorkerOptions;
 use proptest::prelude::*;
@@ -94,6 +95,7 @@ impl Case<'_> {
             report: None,
             threads: Some(self.threads),
             worker_timeout: Duration::from_secs(30),
+            compress: Compress::Auto,
         };
         let console = Console { quiet: true, verbose: false, fancy: false };
         let ran = run::<WordCount>(&options, self.params.clone(), &console);

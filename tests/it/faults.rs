@@ -19,6 +19,7 @@ use mapreduce::edge::net;
 use mapreduce::edge::output::{Destination, Format};
 use mapreduce::job::{Emit, Job, Value};
 use mapreduce::logic::coordinator::Phase;
+use mapreduce::logic::packing::Compress;
 use mapreduce::logic::tokenize::{Tokenizer, Tokens};
 use mapreduce::runtime::serve::WorkerOptions;
 use mapreduce::wire::message::Role;
@@ -216,6 +217,7 @@ fn options(workers: &[WorkerProcess], input: &Path, output: &Path) -> RunOptions
         report: None,
         threads: None,
         worker_timeout: PATIENCE,
+        compress: Compress::Auto,
     }
 }
 

@@ -100,6 +100,27 @@ fn pairs(tsv: &[u8]) -> Vec<(&str, u64)> {
 }
 
 #[test]
+fn however_texts_travel_the_result_is_the_same() {
+    with_deadline(LIMIT, || {
+        let bench = Bench::start(3);
+        // What can be packed and what cannot, in splits of the size that is chosen for larger inputs.
+        let noise: Vec<u8> = (0..3_000_000u64).map(|n| (n.wrapping_pow(3) ^ n >> 3) as u8).collect();
+        bench.write("noise.txt", &noise);
+        bench.write("many.txt", &numbers(200_000));
+        let files = ["book.txt", "noise.txt", "many.txt", "empty.txt"];
+        let expected = bench.expected(&files);
+        for how in ["none", "lz4", "zstd", "auto"] {
+            for size in ["10KiB", "4MiB"] {
+                let args = [&files[..], &["--compress", how, "--split-size", size]].concat();
+                let done = bench.run(&args).expect_code(0);
+                assert!(done.stdout_bytes == expected, "--compress {how} --split-size {size} is not exact");
+            }
+        }
+        assert_says(&bench.run(&["book.txt", "--compress", "gzip"]).expect_code(2), &["gzip", "zstd"]);
+    });
+}
+
+#[test]
 fn several_files_are_counted_in_every_format() {
     with_deadline(LIMIT, || {
         let bench = Bench::start(3);

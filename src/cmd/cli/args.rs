@@ -9,6 +9,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::edge::output::Format;
 use crate::edge::site;
 use crate::job::Job;
+use crate::logic::packing::{Compress, Packing};
 
 use super::completions::Shell;
 use super::{examples, values};
@@ -220,6 +221,10 @@ pub struct Run<P: Args> {
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     pub split_size: Option<u64>,
 
+    /// How text travels to the workers and results back; auto measures what is quickest
+    #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
+    pub compress: CompressName,
+
     /// A worker that is silent for such a time counts as lost
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::duration)]
     pub worker_timeout: Duration,
@@ -284,6 +289,26 @@ pub enum FormatName {
     Tsv,
     Csv,
     Json,
+}
+
+/// Names of the packings, and of their choice. They have no help of their own, as the formats.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum CompressName {
+    None,
+    Lz4,
+    Zstd,
+    Auto,
+}
+
+impl From<CompressName> for Compress {
+    fn from(name: CompressName) -> Self {
+        match name {
+            CompressName::None => Compress::Always(Packing::Plain),
+            CompressName::Lz4 => Compress::Always(Packing::Lz4),
+            CompressName::Zstd => Compress::Always(Packing::Zstd),
+            CompressName::Auto => Compress::Auto,
+        }
+    }
 }
 
 impl From<FormatName> for Format {

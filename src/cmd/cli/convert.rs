@@ -133,6 +133,7 @@ fn run<P: clap::Args>(args: Run<P>, terminal: bool) -> (RunOptions, P) {
         report: args.report,
         threads: args.threads,
         worker_timeout: args.worker_timeout,
+        compress: args.compress.into(),
     };
     (options, args.params)
 }

@@ -9,11 +9,12 @@ use crossbeam_channel::unbounded;
 
 use crate::edge::cluster::{Cluster, ClusterKey};
 use crate::edge::input::Input;
-use crate::edge::net;
+use crate::edge::{machine, net};
 use crate::job::{Job, Value};
 use crate::logic::ids::WorkerId;
+use crate::logic::packing::{Chooser, Compress};
 use crate::runtime::client::Mailbox;
-use crate::runtime::link::{Connection, Link, connect_link};
+use crate::runtime::link::{Connection, Link, Partner, connect_link};
 use crate::wire::message::{Role, Welcome};
 
 use super::{CommandError, Console, RunOptions, Workers};
@@ -197,14 +198,18 @@ pub(super) fn connect_links<V: Value>(
     input: &Arc<Input>,
     mailbox: &Mailbox<V>,
     timeout: Duration,
+    compress: Compress,
 ) -> anyhow::Result<Vec<Link>> {
+    let (links, cores) = (workers.len(), machine::threads());
     let connect = |(index, worker): (usize, Reached)| {
         let Reached { name, address, connection, welcome } = worker;
         // The coordinator notices a silent worker first, and says so.
         connection.control.set_deadline(timeout + DEADLINE_MARGIN)?;
         let listeners = [mailbox.listener(), mailbox.listener()];
-        let id = WorkerId(index as u32);
-        connect_link(id, &name, welcome.threads, address.to_string(), connection, input.clone(), listeners)
+        let chooser = Chooser::new(compress, &welcome.known_packings(), links, cores);
+        let address = address.to_string();
+        let partner = Partner { name: name.clone(), threads: welcome.threads, address, chooser };
+        connect_link(WorkerId(index as u32), partner, connection, input.clone(), listeners)
             .with_context(|| format!("{name}: cannot start a thread"))
     };
     workers.into_iter().enumerate().map(connect).collect()

@@ -1,26 +1,28 @@
 //! Job: the conversation with one client: its job begins, is fed, answers, and ends with the connection.
 
-use std::io::{BufReader, Read, Write};
+use std::io::{BufReader, Read};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{Sender, unbounded};
 
+use super::answers::{Outgoing, teller, write_answers};
 use super::{Entry, Server};
 use crate::job::{Job, Value};
 use crate::logic::coordinator::window;
 use crate::logic::worker::Event;
+use crate::runtime::buffers::Buffers;
 use crate::runtime::engine::SplitData;
 use crate::runtime::greet::Until;
 use crate::runtime::inbox::Inbox;
-use crate::runtime::link::{Answer, BEAT_INTERVAL, Connection, Control, MIN_TIMEOUT, READ_BUFFER_BYTES};
+use crate::runtime::link::{Answer, Connection, MIN_TIMEOUT, READ_BUFFER_BYTES};
 use crate::runtime::shuffle::Peers;
-use crate::runtime::worker::{Input, Setup, Tell, inputs, run};
+use crate::runtime::worker::{Input, Setup, inputs, run};
 use crate::runtime::{guarded, spawn};
-use crate::wire::frame::{FrameError, Kind, MAX_CONTROL_BYTES, MAX_PAYLOAD_BYTES, read_frame, write_frame};
-use crate::wire::message::{
-    Begin, FromWorker, ToWorker, decode_message, decode_split, read_message, write_message,
+use crate::wire::frame::{
+    FrameError, Header, Kind, MAX_CONTROL_BYTES, MAX_PAYLOAD_BYTES, read_header, read_payload,
 };
+use crate::wire::message::{Begin, FromWorker, ToWorker, decode_message, read_message};
 
 /// How long a client may take from the greeting to its job. It reaches all other workers meanwhile, and some of them
 /// may not answer.
@@ -39,7 +41,6 @@ pub(super) fn serve_client<J: Job>(server: &Arc<Server>, mut connection: Connect
     };
     let Connection { reader, writer, control, peer } = connection;
     let (answers, outgoing) = unbounded();
-    let tell: Tell<J::Value> = Arc::new(move |answer| answers.send(answer).is_ok());
     let closer = control.clone();
     let written =
         spawn(format!("mr:write:{peer}"), move || write_answers(writer, &outgoing, closer.as_ref()))
@@ -48,13 +49,14 @@ pub(super) fn serve_client<J: Job>(server: &Arc<Server>, mut connection: Connect
     control.set_deadline(timeout).map_err(|error| error.to_string())?;
     let ended = make_job::<J>(&begin).and_then(|job| {
         (server.log)(&format!("{peer}: job {} ({}) begins", begin.job, begin.name));
-        run_job(server, &begin, timeout, job, reader, tell.clone())
+        run_job(server, &begin, timeout, job, reader, &answers)
     });
     if let Err(cause) = &ended {
-        tell(Answer::Message(FromWorker::Failed { cause: cause.clone() }));
+        let failed = Answer::Message(FromWorker::Failed { cause: cause.clone() });
+        let _ = answers.send(Outgoing::Answer(failed));
     }
     // The writer ends once it has written all that it was told.
-    drop(tell);
+    drop(answers);
     let _ = written.join();
     let how = ended.as_ref().map_or_else(String::as_str, |()| "ended by the client");
     (server.log)(&format!("{peer}: job {}: {how}", begin.job));
@@ -77,7 +79,7 @@ fn run_job<J: Job>(
     timeout: Duration,
     job: J,
     reader: Box<dyn Read + Send>,
-    tell: Tell<J::Value>,
+    answers: &Sender<Outgoing<J::Value>>,
 ) -> Result<(), String> {
     let inbox = Arc::new(Inbox::default());
     let (sender, received) = inputs::<J::Value>();
@@ -105,7 +107,7 @@ fn run_job<J: Job>(
         inbox,
     };
     let inputs = sender.clone();
-    let told = tell.clone();
+    let (tell, told) = (teller(answers), teller(answers));
     let ran = spawn(format!("mr:job:{}", begin.job), move || {
         let ran = guarded(|| run(setup, inputs, &received, tell).map_err(|error| error.to_string()));
         if let Err(cause) = ran.flatten() {
@@ -114,7 +116,7 @@ fn run_job<J: Job>(
     })
     .map_err(|error| error.to_string());
     let read = ran.and_then(|ran| {
-        let read = read_orders(reader, &sender);
+        let read = read_orders(reader, &sender, answers, window(threads as u32));
         let _ = sender.send(Input::End);
         // The loop ends at once; the threads that it started give up their tables when they notice.
         let _ = ran.join();
@@ -124,30 +126,33 @@ fn run_job<J: Job>(
     read
 }
 
-/// Feeds the loop with what the client sends, until it ends the job.
-fn read_orders<V: Value>(reader: Box<dyn Read + Send>, inputs: &Sender<Input<V>>) -> Result<(), String> {
+/// Feeds the loop with what the client sends, until it ends the job. No more than `window` splits are held.
+fn read_orders<V: Value>(
+    reader: Box<dyn Read + Send>,
+    inputs: &Sender<Input<V>>,
+    answers: &Sender<Outgoing<V>>,
+    window: usize,
+) -> Result<(), String> {
     let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
+    let buffers = Buffers::new(window);
+    let mut control = Vec::new();
+    let text = |error: FrameError| error.to_string();
+    let gone = |error: FrameError| format!("the client is gone: {error}");
     loop {
-        let mut payload = Vec::new();
-        let kind = read_frame(&mut reader, &mut payload, MAX_PAYLOAD_BYTES);
-        let input = match kind.map_err(|error| format!("the client is gone: {error}"))? {
+        let input = match read_header(&mut reader, MAX_PAYLOAD_BYTES).map_err(gone)? {
             None => return Ok(()),
-            Some(Kind::Split) => {
-                let (split, _) = decode_split(&payload).map_err(|error| error.to_string())?;
-                Input::Split(split, SplitData::Received(payload))
+            Some(header @ Header { kind: Kind::Split, .. }) => {
+                let (split, received) = buffers.receive(&mut reader, header).map_err(text)?;
+                Input::Split(split, SplitData::Received(received))
             }
-            Some(Kind::Control) => match decode_message(&payload).map_err(|error| error.to_string())? {
-                ToWorker::Beat => continue,
-                ToWorker::Shuffle { epoch, routes } => {
-                    routes.check().map_err(|error| error.to_string())?;
-                    Input::Shuffle { epoch, routes }
+            Some(Header { kind: Kind::Control, length }) => {
+                read_payload(&mut reader, &mut control, length).map_err(gone)?;
+                match order(decode_message(&control[..length]).map_err(text)?, answers)? {
+                    Some(input) => input,
+                    None => continue,
                 }
-                ToWorker::Reduce { epoch, top } => Input::Happened(Event::Reduce { epoch, top }),
-                ToWorker::Fetch { epoch, credit } => Input::Happened(Event::Fetch { epoch, credit }),
-                ToWorker::Credit { batches } => Input::Happened(Event::Credit { batches }),
-                ToWorker::Begin(_) => return Err("a job began within another".into()),
-            },
-            Some(other) => return Err(FrameError::Unexpected(other).to_string()),
+            }
+            Some(Header { kind, .. }) => return Err(FrameError::Unexpected(kind).to_string()),
         };
         if inputs.send(input).is_err() {
             return Err("the job ended here".into());
@@ -155,29 +160,21 @@ fn read_orders<V: Value>(reader: Box<dyn Read + Send>, inputs: &Sender<Input<V>>
     }
 }
 
-/// Writes answers, and beats while there are none, until the job is over or the client is gone.
-fn write_answers<V: Value>(
-    mut writer: Box<dyn Write + Send>,
-    outgoing: &Receiver<Answer<V>>,
-    control: &dyn Control,
-) {
-    loop {
-        let written = match outgoing.recv_timeout(BEAT_INTERVAL) {
-            Ok(Answer::Message(message)) => write_message(&mut writer, &message),
-            Ok(Answer::Results(batch)) => {
-                write_frame(&mut writer, Kind::Results, &[&batch]).map_err(FrameError::from)
-            }
-            Ok(Answer::Sorted(_) | Answer::Unread { .. } | Answer::Closed { .. }) => Ok(()),
-            Err(RecvTimeoutError::Timeout) => write_message(&mut writer, &FromWorker::Beat),
-            Err(RecvTimeoutError::Disconnected) => {
-                let _ = write_frame(&mut writer, Kind::End, &[]);
-                control.close();
-                return;
-            }
-        };
-        if written.is_err() {
-            control.close();
-            return;
+/// Makes an input of what the client says; `None` if there is nothing to do.
+fn order<V: Value>(message: ToWorker, answers: &Sender<Outgoing<V>>) -> Result<Option<Input<V>>, String> {
+    Ok(Some(match message {
+        ToWorker::Beat => return Ok(None),
+        ToWorker::Shuffle { epoch, routes } => {
+            routes.check().map_err(|error| error.to_string())?;
+            Input::Shuffle { epoch, routes }
         }
-    }
+        ToWorker::Reduce { epoch, top } => Input::Happened(Event::Reduce { epoch, top }),
+        ToWorker::Fetch { epoch, credit, packing } => {
+            // Before the first batch; a writer that is gone is noticed elsewhere.
+            let _ = answers.send(Outgoing::Pack(packing));
+            Input::Happened(Event::Fetch { epoch, credit })
+        }
+        ToWorker::Credit { batches } => Input::Happened(Event::Credit { batches }),
+        ToWorker::Begin(_) => return Err("a job began within another".into()),
+    }))
 }

@@ -10,7 +10,8 @@ use crate::runtime::link::MIN_TIMEOUT;
 use crate::runtime::memory::Door;
 use crate::wire::entries::{SortedDecoder, SortedEntry};
 use crate::wire::frame::{Kind, MAX_PAYLOAD_BYTES, read_frame, write_frame};
-use crate::wire::message::{Begin, FromWorker, Routes, ToWorker, decode_message};
+use crate::wire::message::{Begin, FromWorker, Routes, ToWorker, decode_message, encode_split};
+use crate::wire::pack::{Packed, Packer};
 
 const KEY: &str = "the key";
 const EPOCH: Epoch = Epoch(1);
@@ -76,8 +77,12 @@ impl Client {
     }
 
     fn split(&mut self, id: u64, text: &str) {
-        let parts: [&[u8]; 2] = [&id.to_le_bytes(), text.as_bytes()];
-        write_frame(&mut self.0.writer, Kind::Split, &parts).expect("the worker listens");
+        self.packed_split(id, Packed { packing: Packing::Plain, length: text.len() }, text.as_bytes());
+    }
+
+    fn packed_split(&mut self, id: u64, packed: Packed, bytes: &[u8]) {
+        let header = encode_split(SplitId(id), packed);
+        write_frame(&mut self.0.writer, Kind::Split, &[&header, bytes]).expect("the worker listens");
     }
 
     /// Returns the next frame that is no beat; `None` at the end.
@@ -139,16 +144,103 @@ fn a_job_goes_from_its_beginning_to_its_end() {
     client.order(&ToWorker::Reduce { epoch: EPOCH, top: None });
     assert_eq!(client.hear(), FromWorker::Reduced { epoch: EPOCH, distinct: 2, entries: 2, bytes: 0 });
     // More credit than there is memory for.
-    client.order(&ToWorker::Fetch { epoch: EPOCH, credit: u32::MAX });
+    client.order(&ToWorker::Fetch { epoch: EPOCH, credit: u32::MAX, packing: Packing::Plain });
     client.order(&ToWorker::Credit { batches: u32::MAX });
     let (kind, result) = client.next().expect("the result");
-    let result: Result<Vec<_>, _> = SortedDecoder::<u64>::new(&result).collect();
+    let (header, result) = result.split_first_chunk().expect("it says how it is packed");
+    assert_eq!(Packed::decode(*header, result.len()).expect("a header").packing, Packing::Plain);
+    let result: Result<Vec<_>, _> = SortedDecoder::<u64>::new(result).collect();
     let entry = |rest, value| SortedEntry { shared: 0, rest, value };
     assert_eq!((kind, result), (Kind::Results, Ok(vec![entry(&b"b"[..], 2), entry(b"a", 1)])));
     assert_eq!(client.hear(), FromWorker::ResultsEnd { epoch: EPOCH });
     write_frame(&mut client.0.writer, Kind::End, &[]).expect("the worker listens");
     assert_eq!(client.next(), None);
     served.assert_well(0);
+}
+
+/// Packs `text` and says how.
+fn packed(packing: Packing, text: &str) -> (Packed, Vec<u8>) {
+    let mut bytes = Vec::new();
+    let length = Packer::new().pack(packing, text.as_bytes(), &mut bytes).expect("a gain");
+    bytes.truncate(length);
+    (Packed { packing, length: text.len() }, bytes)
+}
+
+#[test]
+fn packed_splits_are_mapped_and_packed_results_come_back() {
+    let text = "to be or not to be ".repeat(500);
+    for packing in [Packing::Lz4, Packing::Zstd] {
+        let served = Served::start();
+        let mut client = served.client(begin(7));
+        assert_eq!(client.hear(), FromWorker::Begun);
+        let (header, bytes) = packed(packing, &text);
+        client.packed_split(1, header, &bytes);
+        assert_eq!(client.hear(), FromWorker::Mapped { split: SplitId(1), pairs: 3000 });
+        let words: String = (0..5000).map(|n| format!("w{n} ")).collect();
+        client.split(2, &words);
+        assert_eq!(client.hear(), FromWorker::Mapped { split: SplitId(2), pairs: 5000 });
+        client.order(&shuffle(&[0], &[0]));
+        assert!(matches!(client.hear(), FromWorker::Shuffled { .. }));
+        client.order(&ToWorker::Reduce { epoch: EPOCH, top: None });
+        assert!(matches!(client.hear(), FromWorker::Reduced { distinct: 5004, .. }));
+        client.order(&ToWorker::Fetch { epoch: EPOCH, credit: 4, packing });
+        let (kind, result) = client.next().expect("the result");
+        let (header, result) = result.split_first_chunk().expect("it says how it is packed");
+        let header = Packed::decode(*header, result.len()).expect("a header");
+        assert_eq!((kind, header.packing), (Kind::Results, packing));
+        let mut unpacked = Vec::new();
+        let entries = SortedDecoder::<u64>::new(header.unpack(result, &mut unpacked).expect("it is whole"));
+        assert_eq!(entries.filter(Result::is_ok).count(), 5004);
+    }
+}
+
+#[test]
+fn a_split_that_cannot_be_unpacked_fails_and_the_worker_lives() {
+    let served = Served::start();
+    let text = "to be or not to be ".repeat(500);
+    for packing in [Packing::Lz4, Packing::Zstd] {
+        let (header, bytes) = packed(packing, &text);
+        let mut corrupt = bytes.clone();
+        corrupt.iter_mut().for_each(|byte| *byte ^= 0xff);
+        let longer = Packed { length: header.length + 1, ..header };
+        for (header, bytes) in [(header, &bytes[..bytes.len() - 3]), (header, &corrupt), (longer, &bytes)] {
+            let mut client = served.client(begin(7));
+            assert_eq!(client.hear(), FromWorker::Begun);
+            client.packed_split(1, header, bytes);
+            let FromWorker::MapFailed { cause, .. } = client.hear() else { panic!("it was taken") };
+            assert!(cause.contains("cannot be unpacked"), "{cause}");
+            // Another split goes well: nothing of the first one stays.
+            client.split(2, "a");
+            assert_eq!(client.hear(), FromWorker::Mapped { split: SplitId(2), pairs: 1 });
+            drop(client);
+            served.assert_well(0);
+        }
+    }
+}
+
+#[test]
+fn a_split_that_says_what_cannot_be_ends_its_job_only() {
+    let served = Served::start();
+    let header = |packing, length: u32| {
+        let [a, b, c, d] = length.to_le_bytes();
+        [0, 0, 0, 0, 0, 0, 0, 1, packing, a, b, c, d]
+    };
+    for (payload, what) in [
+        (header(1, 2551).to_vec(), "do not hold"),
+        (header(2, 300 << 20).to_vec(), "do not hold"),
+        (header(1, u32::MAX).to_vec(), "longer than"),
+        (header(0, 11).to_vec(), "do not hold"),
+        (header(9, 10).to_vec(), "packing 9"),
+        (b"short".to_vec(), "without its header"),
+    ] {
+        let mut client = served.client(begin(7));
+        assert_eq!(client.hear(), FromWorker::Begun);
+        let rest: &[u8] = if payload.len() > 5 { &[0; 10] } else { &[] };
+        write_frame(&mut client.0.writer, Kind::Split, &[&payload, rest]).expect("the worker listens");
+        client.hear_failure(what);
+        assert_eq!(client.next(), None);
+        served.assert_well(0);
+    }
 }
 
 #[test]

@@ -1,0 +1,160 @@
+//! Feed: reads the splits of a link ahead of its writer, and packs them where that carries more text.
+//!
+//! Invariant: nobody but the feed waits for the input. A writer whose input stalls goes on to beat.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded, unbounded};
+
+use crate::logic::ids::SplitId;
+use crate::logic::packing::Packing;
+use crate::logic::split::Split;
+use crate::runtime::buffers::KEPT_BYTES;
+use crate::runtime::rates::{LinkPacker, Rates};
+use crate::runtime::source::SplitSource;
+use crate::wire::message::{SPLIT_HEADER_BYTES, encode_split};
+use crate::wire::pack::Packed;
+
+/// A split that is ready to be written.
+pub(super) struct Ready {
+    pub id: SplitId,
+    packed: Packed,
+    buffer: Vec<u8>,
+    /// Bytes of the buffer that travel.
+    length: usize,
+}
+
+impl Ready {
+    /// Returns what comes before the bytes in a frame.
+    pub(super) fn header(&self) -> [u8; SPLIT_HEADER_BYTES] {
+        encode_split(self.id, self.packed)
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.length]
+    }
+}
+
+/// The writer's end of a feed.
+pub(super) struct Ends {
+    /// Splits that are to be read.
+    pub wanted: Sender<Split>,
+    /// They come back in the order in which they were wanted. There is no room: what waits can still be packed.
+    pub ready: Receiver<Ready>,
+    /// Takes back what was written.
+    pub used: Sender<Ready>,
+}
+
+/// Reads and packs what one link is to write.
+pub(super) struct Feed {
+    source: Arc<dyn SplitSource>,
+    /// Splits that a worker may hold beyond one for each of its threads.
+    ahead: usize,
+    wanted: Receiver<Split>,
+    ready: Sender<Ready>,
+    used: Receiver<Ready>,
+    /// Splits that the writer has, or has just written.
+    handed_over: usize,
+    buffers: Vec<Vec<u8>>,
+    packer: LinkPacker,
+}
+
+/// How often a plain split that waits is looked at again: the first of a slow link is under way before its rate is
+/// known.
+const RECONSIDER: Duration = Duration::from_millis(20);
+
+/// Buffers that are kept: one is read into or packed into, one holds what it is packed from, one is written from.
+const KEPT_BUFFERS: usize = 3;
+
+impl Feed {
+    /// Makes a feed that reads from `source`, and the writer's end of it.
+    pub(super) fn new(source: Arc<dyn SplitSource>, rates: Rates, ahead: usize) -> (Self, Ends) {
+        // Bounded by the window of splits, and by what was handed over.
+        let (wanted_sender, wanted) = unbounded();
+        let (used_sender, used) = unbounded();
+        let (ready, ready_receiver) = bounded(0);
+        let feed = Self {
+            source,
+            ahead,
+            wanted,
+            ready,
+            used,
+            handed_over: 0,
+            buffers: Vec::new(),
+            packer: LinkPacker::new(rates),
+        };
+        (feed, Ends { wanted: wanted_sender, ready: ready_receiver, used: used_sender })
+    }
+
+    /// Works until the writer's end is dropped.
+    ///
+    /// # Errors
+    /// Why a split could not be read.
+    pub(super) fn run(mut self) -> Result<(), String> {
+        while let Ok(split) = self.wanted.recv() {
+            self.take_back();
+            let mut text = self.buffers.pop().unwrap_or_default();
+            self.source.read(&split, &mut text).map_err(|error| format!("{error:#}"))?;
+            let length = text.len();
+            let packed = Packed { packing: Packing::Plain, length };
+            let ready = Ready { id: split.id, packed, buffer: text, length };
+            let ready = self.reconsider(ready);
+            if !self.hand_over(ready) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a split to the writer; a plain one may be packed while it waits. `false` if there is no writer any more.
+    fn hand_over(&mut self, mut ready: Ready) -> bool {
+        let measures = self.packer.measures();
+        loop {
+            let handed = match measures && ready.packed.packing == Packing::Plain {
+                true => self.ready.send_timeout(ready, RECONSIDER),
+                false => self.ready.send(ready).map_err(|error| SendTimeoutError::Disconnected(error.0)),
+            };
+            match handed {
+                Ok(()) => {
+                    self.handed_over += 1;
+                    return true;
+                }
+                Err(SendTimeoutError::Timeout(waiting)) => {
+                    self.take_back();
+                    ready = self.reconsider(waiting);
+                }
+                Err(SendTimeoutError::Disconnected(_)) => return false,
+            }
+        }
+    }
+
+    /// Packs a split that is plain so far if it travels faster so.
+    fn reconsider(&mut self, ready: Ready) -> Ready {
+        let unsent = self.handed_over + 1 + self.wanted.len();
+        let mut buffer = self.buffers.pop().unwrap_or_default();
+        match self.packer.pack(ready.bytes(), unsent > self.ahead, &mut buffer) {
+            None => {
+                self.keep(buffer);
+                ready
+            }
+            Some((packing, length)) => {
+                self.keep(ready.buffer);
+                Ready { id: ready.id, packed: Packed { packing, length: ready.length }, buffer, length }
+            }
+        }
+    }
+
+    fn take_back(&mut self) {
+        while let Ok(used) = self.used.try_recv() {
+            self.handed_over -= 1;
+            self.keep(used.buffer);
+        }
+    }
+
+    fn keep(&mut self, buffer: Vec<u8>) {
+        if self.buffers.len() < KEPT_BUFFERS && (1..=KEPT_BYTES).contains(&buffer.capacity()) {
+            self.buffers.push(buffer);
+        }
+    }
+}

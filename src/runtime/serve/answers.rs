@@ -1,0 +1,81 @@
+//! Answers: the worker's writing end of a client's connection: what the job says, its result, and beats meanwhile.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use crate::job::Value;
+use crate::logic::packing::Packing;
+use crate::runtime::link::{Answer, BEAT_INTERVAL, Control};
+use crate::runtime::worker::Tell;
+use crate::wire::frame::{FrameError, Kind, write_frame};
+use crate::wire::message::{FromWorker, write_message};
+use crate::wire::pack::{Packed, Packer};
+
+/// What the writer is given.
+pub(super) enum Outgoing<V> {
+    Answer(Answer<V>),
+    /// The result that follows travels so.
+    Pack(Packing),
+}
+
+/// Returns what the job tells the client through.
+pub(super) fn teller<V: Value>(answers: &Sender<Outgoing<V>>) -> Tell<V> {
+    let answers = answers.clone();
+    Arc::new(move |answer| answers.send(Outgoing::Answer(answer)).is_ok())
+}
+
+/// Writes answers, and beats while there are none, until the job is over or the client is gone.
+pub(super) fn write_answers<V: Value>(
+    mut writer: Box<dyn Write + Send>,
+    outgoing: &Receiver<Outgoing<V>>,
+    control: &dyn Control,
+) {
+    let mut results = Results::new();
+    loop {
+        let written = match outgoing.recv_timeout(BEAT_INTERVAL) {
+            Ok(Outgoing::Answer(Answer::Message(message))) => write_message(&mut writer, &message),
+            Ok(Outgoing::Answer(Answer::Results(batch))) => {
+                results.write(&mut writer, &batch).map_err(FrameError::from)
+            }
+            Ok(Outgoing::Answer(Answer::Sorted(_) | Answer::Unread { .. } | Answer::Closed { .. })) => Ok(()),
+            Ok(Outgoing::Pack(packing)) => {
+                results.packing = packing;
+                Ok(())
+            }
+            Err(RecvTimeoutError::Timeout) => write_message(&mut writer, &FromWorker::Beat),
+            Err(RecvTimeoutError::Disconnected) => {
+                let _ = write_frame(&mut writer, Kind::End, &[]);
+                control.close();
+                return;
+            }
+        };
+        if written.is_err() {
+            control.close();
+            return;
+        }
+    }
+}
+
+/// Writes batches of the result, packed as the client wants them.
+struct Results {
+    packing: Packing,
+    packer: Packer,
+    buffer: Vec<u8>,
+}
+
+impl Results {
+    fn new() -> Self {
+        Self { packing: Packing::Plain, packer: Packer::new(), buffer: Vec::new() }
+    }
+
+    fn write(&mut self, to: &mut impl Write, batch: &[u8]) -> io::Result<()> {
+        let length = batch.len();
+        let (packing, bytes) = match self.packer.pack(self.packing, batch, &mut self.buffer) {
+            Some(packed) => (self.packing, &self.buffer[..packed]),
+            None => (Packing::Plain, batch),
+        };
+        write_frame(to, Kind::Results, &[&Packed { packing, length }.encode(), bytes])
+    }
+}
