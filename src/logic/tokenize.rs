@@ -5,7 +5,7 @@
 //!
 //! A text is gone through in blocks of 64 bytes. For each, one bit a byte says whether the byte stands inside
 //! a word; words begin and end where the bits change, so the places of the changed bits, one after the other,
-//! are the words. The cost is one of blocks, not of a branch for each byte or word. A [`Kernel`] does it with
+//! are the words. The cost is one of blocks, not of a branch for each byte or word. A kernel does it with
 //! the vectors of the processor that the program happens to run on.
 
 #[cfg(target_arch = "x86_64")]
