@@ -39,8 +39,8 @@ fn text(name: &str) -> Vec<u8> {
     }
 }
 
-/// Returns at least `len` bytes of the words of `text` in random order, the same each time: no processor can learn it
-/// by heart.
+/// Returns at least `len` bytes of the words of `text` in random order, the same each time: no processor can
+/// learn it by heart.
 fn shuffled(text: &str, len: usize) -> String {
     let words: Vec<&str> = text.split_inclusive([' ', '\n', '，', '。']).collect();
     let mut state = 1_u64;

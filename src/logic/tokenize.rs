@@ -1,12 +1,12 @@
 //! Tokenize: bytes -> words, borrowed.
 //!
-//! Words: a maximal run of characters that match UTS #18 `\w`, as the `regex` crate has it; a byte that is not valid
-//! UTF-8 separates. Or: what stands between Unicode White_Space, any other bytes kept as they are.
+//! Words: a maximal run of characters that match UTS #18 `\w`, as the `regex` crate has it; a byte that is
+//! not valid UTF-8 separates. Or: what stands between Unicode White_Space, any other bytes kept as they are.
 //!
-//! A text is gone through in blocks of 64 bytes. For each, one bit a byte says whether the byte stands inside a word;
-//! words begin and end where the bits change, so the places of the changed bits, one after the other, are the words.
-//! The cost is one of blocks, not of a branch for each byte or word. A [`Kernel`] does it with the vectors of the
-//! processor that the program happens to run on.
+//! A text is gone through in blocks of 64 bytes. For each, one bit a byte says whether the byte stands inside
+//! a word; words begin and end where the bits change, so the places of the changed bits, one after the other,
+//! are the words. The cost is one of blocks, not of a branch for each byte or word. A kernel does it with
+//! the vectors of the processor that the program happens to run on.
 
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
@@ -70,8 +70,8 @@ impl Tokenizer {
         });
     }
 
-    /// Calls `each` with words by the batch: where they stand in the text that it gets beside them, which is `text`
-    /// from some byte on or, with `ignore_case`, a piece of it in lower case.
+    /// Calls `each` with words by the batch: where they stand in the text that it gets beside them, which is
+    /// `text` from some byte on or, with `ignore_case`, a piece of it in lower case.
     ///
     /// # Panics
     /// If a word is longer than 3 GiB.
@@ -122,7 +122,8 @@ const TAIL_BLOCKS: usize = 2;
 /// Bytes from which on indexes are counted anew, once no word needs the old ones: they have 32 bits.
 const FORGET_BYTES: u32 = 1 << 30;
 
-/// Bytes that are put into lower case at once: few enough to stay in the fastest cache until their words are found.
+/// Bytes that are put into lower case at once: few enough to stay in the fastest cache until their words are
+/// found.
 const PIECE_BYTES: usize = 16 << 10;
 
 /// One pass over a text.

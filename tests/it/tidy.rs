@@ -144,8 +144,8 @@ impl SourceFile {
         hits.map(|(index, line)| format!("{}:{}: {}", self.path, index + 1, line.trim())).collect()
     }
 
-    /// The lines with unsafe code that do not follow upon a comment, of any length, which begins with `SAFETY:`. A
-    /// function that is unsafe to call says in its doc what is asked of the caller.
+    /// The lines with unsafe code that do not follow upon a comment, of any length, which begins with
+    /// `SAFETY:`. A function that is unsafe to call says in its doc what is asked of the caller.
     fn unjustified(&self) -> Vec<String> {
         let lines: Vec<&str> = self.text.lines().map(str::trim_start).collect();
         let is_justified = |at: usize| {

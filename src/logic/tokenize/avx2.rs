@@ -162,7 +162,8 @@ fn has(block: &[u8; BLOCK], bits: u64) -> u64 {
     }))
 }
 
-/// XORs to the bytes of `copy` that are `wanted` what `table` has under the six low bits of the byte of `block`.
+/// XORs to the bytes of `copy` that are `wanted` what `table` has under the six low bits of the byte of
+/// `block`.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn change(copy: &mut [u8; BLOCK], wanted: u64, block: &[u8; BLOCK], table: &[u8; 64]) {
@@ -212,8 +213,9 @@ fn ascii_lower(bytes: __m256i) -> __m256i {
 
 /// Sets the bytes that are not both ASCII and in words of UTS #18 `\w`.
 ///
-/// Each range of those that are is a bit that is set for its high nibble and for its low nibbles (Langdale and Lemire, "Parsing
-/// gigabytes of JSON per second", 2019). The look-up gives 0 for a byte that is not ASCII, whatever its low nibble is.
+/// Each range of those that are is a bit that is set for its high nibble and for its low nibbles (Langdale
+/// and Lemire, "Parsing gigabytes of JSON per second", 2019). The look-up gives 0 for a byte that is not
+/// ASCII, whatever its low nibble is.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn is_separator(bytes: __m256i) -> __m256i {

@@ -1,4 +1,4 @@
-//! AVX-512: the kernel for x86-64 processors with VBMI2 (Intel since 2019, AMD since 2022), 64 bytes at a time.
+//! AVX-512: the kernel for x86-64 processors with VBMI2 (Intel 2019, AMD 2022), 64 bytes at a time.
 
 use std::arch::x86_64::*;
 
@@ -162,7 +162,8 @@ fn has(block: &[u8; BLOCK], bits: u64) -> u64 {
     _mm512_movepi8_mask(_mm512_permutexvar_epi8(load(block), _mm512_movm_epi8(bits)))
 }
 
-/// XORs to the bytes of `copy` that are `wanted` what `table` has under the six low bits of the byte of `block`.
+/// XORs to the bytes of `copy` that are `wanted` what `table` has under the six low bits of the byte of
+/// `block`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
 fn change(copy: &mut [u8; BLOCK], wanted: u64, block: &[u8; BLOCK], table: &[u8; 64]) {

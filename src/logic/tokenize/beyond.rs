@@ -1,19 +1,19 @@
 //! Beyond: the characters that are not ASCII, for all kernels.
 //!
-//! A kernel says with its vectors which bytes are ASCII and stand in words, and answers a few questions about the bytes
-//! of a block that has others; the rest is here. No branch depends on which character stands where. All of this is
-//! inlined into the kernels, so that it is compiled for their processors.
+//! A kernel says with its vectors which bytes are ASCII and stand in words, and answers a few questions about
+//! the bytes of a block that has others; the rest is here. No branch depends on which character stands where.
+//! All of this is inlined into the kernels, so that it is compiled for their processors.
 //!
-//! Whether a sequence is valid can be told at each lead byte alone, for no valid sequence contains the lead byte of
-//! another. So what is not valid UTF-8 needs no attention of its own.
+//! Whether a sequence is valid can be told at each lead byte alone, for no valid sequence contains the lead
+//! byte of another. So what is not valid UTF-8 needs no attention of its own.
 
 use super::class::WORDS;
 use super::kernel::{BLOCK, Seen};
 
 /// Sets in `inside` the bytes of words of UTS #18 `\w`; see [`Classify`](super::kernel::Classify).
 ///
-/// For one block, `ascii` returns which bytes are ASCII and stand in words, and which are not ASCII. For those,
-/// `word_like` finds which characters stand in words.
+/// For one block, `ascii` returns which bytes are ASCII and stand in words, and which are not ASCII. For
+/// those, `word_like` finds which characters stand in words.
 #[inline(always)]
 pub(super) fn words(
     text: &[u8],
@@ -37,8 +37,8 @@ pub(super) fn words(
 
 /// Sets in `inside` the bytes that are not white space; see [`Classify`](super::kernel::Classify).
 ///
-/// For one block, `ascii` returns which bytes are not ASCII's white space, and which are not ASCII; `equal`, which bytes
-/// are the given one.
+/// For one block, `ascii` returns which bytes are not ASCII's white space, and which are not ASCII; `equal`,
+/// which bytes are the given one.
 #[inline(always)]
 pub(super) fn visible(
     text: &[u8],
@@ -106,7 +106,8 @@ impl Begins {
     }
 }
 
-/// Finds the characters that stand in words, one after the other: for kernels that look at one byte at a time.
+/// Finds the characters that stand in words, one after the other: for kernels that look at one byte at a
+/// time.
 #[inline(always)]
 pub(super) fn word_like_one_by_one(
     seen: &Seen,
@@ -124,11 +125,11 @@ pub(super) fn word_like_one_by_one(
     }
 }
 
-/// Finds the characters that stand in words, at once those with the same bytes before the last one: for kernels that
-/// look at all bytes of a block at once. A text in one script has few kinds of them.
+/// Finds the characters that stand in words, at once those with the same bytes before the last one: for
+/// kernels that look at all bytes of a block at once. A text in one script has few kinds of them.
 ///
-/// Of the bytes of a block, `equal` returns which are the given one, and `has` for which the bit is set whose number is
-/// the six low bits of the byte.
+/// Of the bytes of a block, `equal` returns which are the given one, and `has` for which the bit is set whose
+/// number is the six low bits of the byte.
 #[inline(always)]
 pub(super) fn word_like_by_lead(
     seen: &Seen,
@@ -194,8 +195,8 @@ pub(super) fn filter(mut bits: u64, mut test: impl FnMut(usize) -> u64) -> u64 {
     passed
 }
 
-/// Returns the bytes of white space beyond ASCII, in the block and behind it: U+0085, U+00A0, U+1680, U+2000 to
-/// U+200A, U+2028, U+2029, U+202F, U+205F, U+3000.
+/// Returns the bytes of white space beyond ASCII, in the block and behind it: U+0085, U+00A0, U+1680, U+2000
+/// to U+200A, U+2028, U+2029, U+202F, U+205F, U+3000.
 #[inline(always)]
 fn white(seen: &Seen, equal: impl Fn(&[u8; BLOCK], u8) -> u64) -> (u64, u64) {
     let (first, second, third) = (part(seen, 0), part(seen, 1), part(seen, 2));

@@ -1,7 +1,7 @@
 //! Class: which characters beyond ASCII stand in words of UTS #18 `\w`.
 //!
-//! Alphabetic characters, marks, decimal digits, connector punctuation, join controls: the ranges are those of the
-//! `regex-syntax` crate, at present Unicode 16.0.0.
+//! Alphabetic characters, marks, decimal digits, connector punctuation, join controls: the ranges are those
+//! of the `regex-syntax` crate, at present Unicode 16.0.0.
 
 use std::sync::LazyLock;
 
@@ -10,8 +10,8 @@ use regex_syntax::hir::{self, HirKind};
 /// The set of `\w`, made once for a process, and only where a text is not all ASCII.
 pub(super) static WORDS: LazyLock<Words> = LazyLock::new(|| Words::new(word_ranges()));
 
-/// A set of characters, with a bit for each, addressed by the bytes of their UTF-8. What is no valid UTF-8 (a form that
-/// is too long, a surrogate, what is beyond U+10FFFF) is in no set: Unicode, 3.9, table 3-7.
+/// A set of characters, with a bit for each, addressed by the bytes of their UTF-8. What is no valid UTF-8 (a
+/// form that is too long, a surrogate, what is beyond U+10FFFF) is in no set: Unicode, 3.9, table 3-7.
 ///
 /// Takes 23 KiB, of which a text in one script touches a few lines.
 pub(super) struct Words {
@@ -92,7 +92,8 @@ impl Words {
         self.has_at_front(bytes)
     }
 
-    /// Tells whether the set has what stands at the front of `bytes`, by the length that the lead byte announces.
+    /// Tells whether the set has what stands at the front of `bytes`, by the length that the lead byte
+    /// announces.
     fn has_at_front(&self, bytes: [u8; 4]) -> bool {
         let [a, b, c, _] = bytes;
         let bit = match a {
@@ -115,13 +116,15 @@ impl Words {
         &self.three[usize::from(a & 0x0f)]
     }
 
-    /// Returns a bit, by its six low bits, for each lead byte of three all of whose characters are in the set.
+    /// Returns a bit, by its six low bits, for each lead byte of three all of whose characters are in the
+    /// set.
     #[inline(always)]
     pub(super) fn full_leads_of_three(&self) -> u64 {
         self.full_leads
     }
 
-    /// Tells, as the lowest bit, whether a byte from 0xF0 on and three continuations make a character of the set.
+    /// Tells, as the lowest bit, whether a byte from 0xF0 on and three continuations make a character of the
+    /// set.
     #[inline(always)]
     pub(super) fn has_four(&self, [a, b, c, d]: [u8; 4]) -> u64 {
         let low_bits = |byte: u8| usize::from(byte & 0x3f);

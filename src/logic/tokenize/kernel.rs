@@ -1,6 +1,7 @@
 //! Kernel: the loops over all bytes of a text, one set of them for each kind of processor.
 //!
-//! The portable kernel is the reference: the others must give what it gives, bit for bit, and the tests say so.
+//! The portable kernel is the reference: the others must give what it gives, bit for bit, and the tests say
+//! so.
 
 use crate::job::Span;
 
@@ -19,8 +20,8 @@ pub(super) const LOOKAHEAD: usize = 3;
 /// A block, and the bytes behind it into which its last character may reach.
 pub(super) type Seen = [u8; BLOCK + LOOKAHEAD];
 
-/// Blocks that one call of a kernel classifies: their bytes and masks stay in the fastest cache until the borders are
-/// found, and a call through a pointer costs nothing beside them.
+/// Blocks that one call of a kernel classifies: their bytes and masks stay in the fastest cache until the
+/// borders are found, and a call through a pointer costs nothing beside them.
 pub(super) const CHUNK_BLOCKS: usize = 64;
 
 /// The loops. None keeps state of its own, so that a kernel is a handful of pointers.
@@ -35,16 +36,17 @@ pub(super) struct Kernel {
     pub(super) lower: Lower,
 }
 
-/// Sets a bit in each of the masks for each byte of the blocks at the front of the text that stands inside a word; at
-/// least [`LOOKAHEAD`] bytes follow them. Takes and gives the bits of the block behind which the last character of a
-/// block reaches.
+/// Sets a bit in each of the masks for each byte of the blocks at the front of the text that stands inside a
+/// word; at least [`LOOKAHEAD`] bytes follow them. Takes and gives the bits of the block behind which the
+/// last character of a block reaches.
 pub(super) type Classify = fn(&[u8], &mut [u64], &mut u64);
 
 /// Appends the borders of blocks, from their masks; returns the number of blocks whose borders found room.
 pub(super) type FindBorders = fn(&[u64], &mut Borders) -> usize;
 
-/// Writes a text in lower case to the front of a buffer with as many bytes as [`room`](super::lower::room) says;
-/// returns how many it takes. Text that is made of the given tokens then has them where it would have had them.
+/// Writes a text in lower case to the front of a buffer with as many bytes as [`room`](super::lower::room)
+/// says; returns how many it takes. Text that is made of the given tokens then has them where it would have
+/// had them.
 pub(super) type Lower = fn(&[u8], &mut [u8], Tokens) -> usize;
 
 impl Kernel {
@@ -70,10 +72,12 @@ pub(super) struct Borders {
     inside: u64,
 }
 
-/// Borders that are handed on at once, or a few more: half as many words, which fill a quarter of the fastest cache.
+/// Borders that are handed on at once, or a few more: half as many words, which fill a quarter of the fastest
+/// cache.
 const BORDERS: usize = 2048;
 
-/// Places that a block's borders are written to: one for each byte, and what is written to in vain behind them.
+/// Places that a block's borders are written to: one for each byte, and what is written to in vain behind
+/// them.
 pub(super) const ROOM: usize = BLOCK + 8;
 
 impl Borders {
@@ -81,8 +85,8 @@ impl Borders {
         Self { at: [0; BORDERS + ROOM], len: 0, base: 0, inside: 0 }
     }
 
-    /// Appends the borders in the blocks of `inside`, which `write` puts down for one block: given a bit for each
-    /// border and the index of the block, it returns their number.
+    /// Appends the borders in the blocks of `inside`, which `write` puts down for one block: given a bit for
+    /// each border and the index of the block, it returns their number.
     #[inline(always)]
     pub(super) fn extend(
         &mut self,
@@ -109,8 +113,8 @@ impl Borders {
         self.at[0] = open.unwrap_or_default();
     }
 
-    /// Counts indexes anew from where nothing before is needed any longer, and returns by how many bytes that is.
-    /// All whole words must have been handed on.
+    /// Counts indexes anew from where nothing before is needed any longer, and returns by how many bytes that
+    /// is. All whole words must have been handed on.
     pub(super) fn forget(&mut self) -> u32 {
         let gone = if self.len == 1 { self.at[0] } else { self.base };
         self.at[0] = 0;

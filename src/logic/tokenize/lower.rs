@@ -1,12 +1,13 @@
 //! Lower: a text in lower case, Unicode's full mapping, character by character, for all kernels.
 //!
-//! A kernel copies 64 bytes at a time, with the letters of ASCII in lower case, and finds where there may be other
-//! characters that have case. Nearly all of those become characters of the same length, so they are changed where they
-//! stand, by tables; the few others are mapped one by one, and the next 64 bytes begin behind them. Text in a script
-//! without case costs little more than ASCII.
+//! A kernel copies 64 bytes at a time, with the letters of ASCII in lower case, and finds where there may be
+//! other characters that have case. Nearly all of those become characters of the same length, so they are
+//! changed where they stand, by tables; the few others are mapped one by one, and the next 64 bytes begin
+//! behind them. Text in a script without case costs little more than ASCII.
 //!
-//! Words can be found in what comes out: no character begins to separate, or ceases to. The standard library may have a
-//! lower case for a character that is too new for [`WORDS`]; where it separates, it stays as it is.
+//! Words can be found in what comes out: no character begins to separate, or ceases to. The standard library
+//! may have a lower case for a character that is too new for [`WORDS`]; where it separates, it stays as it
+//! is.
 
 use std::sync::LazyLock;
 
@@ -15,12 +16,12 @@ use super::beyond::{filter, for_each_kind, part};
 use super::class::WORDS;
 use super::kernel::{BLOCK, LOOKAHEAD, Seen};
 
-/// Writes `text` in lower case to the front of `out`, which has at least [`room`] bytes; returns how many it takes.
-/// What is not valid UTF-8 stays as it is.
+/// Writes `text` in lower case to the front of `out`, which has at least [`room`] bytes; returns how many it
+/// takes. What is not valid UTF-8 stays as it is.
 ///
-/// For one block, `ascii` copies it with the letters of ASCII in lower case, and returns which bytes are not ASCII;
-/// `change` does the rest in the copy, where characters keep their length, and returns where they do not. Nothing is
-/// asked of it behind the first of these.
+/// For one block, `ascii` copies it with the letters of ASCII in lower case, and returns which bytes are not
+/// ASCII; `change` does the rest in the copy, where characters keep their length, and returns where they do
+/// not. Nothing is asked of it behind the first of these.
 #[inline(always)]
 pub(super) fn lower(
     text: &[u8],
@@ -59,14 +60,14 @@ pub(super) fn lower(
     to - (from - tail.len())
 }
 
-/// Returns the bytes that must be free for `len` bytes in lower case: some characters of two bytes become one of three
-/// bytes, and the last block is written as a whole.
+/// Returns the bytes that must be free for `len` bytes in lower case: some characters of two bytes become one
+/// of three bytes, and the last block is written as a whole.
 pub(super) fn room(len: usize) -> usize {
     len + len / 2 + 2 * BLOCK
 }
 
-/// Returns how many bytes of a block, at its front, hold no part of a character that ends behind it. Waits for nothing
-/// but the last bytes, so that the next block can be begun before this one is done.
+/// Returns how many bytes of a block, at its front, hold no part of a character that ends behind it. Waits
+/// for nothing but the last bytes, so that the next block can be begun before this one is done.
 #[inline(always)]
 fn whole(seen: &Seen) -> usize {
     let torn = [1, 2, 3].map(|n| n * usize::from(seen[BLOCK - n] >= FIRST_LEADS[n - 1]));
@@ -111,8 +112,8 @@ impl Cased {
         }
     }
 
-    /// Changes the characters of three bytes and returns where the length changes; of those of four bytes, it returns
-    /// where they change at all.
+    /// Changes the characters of three bytes and returns where the length changes; of those of four bytes, it
+    /// returns where they change at all.
     #[inline(always)]
     fn change_threes_and_fours(&self, changes: &Changes, seen: &Seen, copy: &mut [u8; BLOCK]) -> u64 {
         let threes = filter(self.threes, |at| {
@@ -126,8 +127,8 @@ impl Cased {
     }
 }
 
-/// Changes the characters of a block one after the other: for kernels that look at one byte at a time. Returns where
-/// the length changes.
+/// Changes the characters of a block one after the other: for kernels that look at one byte at a time.
+/// Returns where the length changes.
 #[inline(always)]
 pub(super) fn change_one_by_one(
     changes: &Changes,
@@ -145,12 +146,12 @@ pub(super) fn change_one_by_one(
     twos | cased.change_threes_and_fours(changes, seen, copy)
 }
 
-/// Changes the characters of a block, at once those with the same lead byte: for kernels that look at all bytes of a
-/// block at once. Returns where the length changes.
+/// Changes the characters of a block, at once those with the same lead byte: for kernels that look at all
+/// bytes of a block at once. Returns where the length changes.
 ///
-/// Of the bytes of a block, `equal` returns which are the given one, and `has` for which the bit is set whose number is
-/// the six low bits of the byte. Where a bit is set, `change` XORs to the copy what a table has under the six low bits
-/// of the block's byte.
+/// Of the bytes of a block, `equal` returns which are the given one, and `has` for which the bit is set whose
+/// number is the six low bits of the byte. Where a bit is set, `change` XORs to the copy what a table has
+/// under the six low bits of the block's byte.
 #[inline(always)]
 pub(super) fn change_by_lead(
     changes: &Changes,
@@ -182,8 +183,8 @@ pub(super) fn change_by_lead(
     left | cased.change_threes_and_fours(changes, seen, copy)
 }
 
-/// Maps the character at index `at` of `text`, by the standard library; returns how many bytes of `text` and of `out`
-/// are done then. What is before it has been copied.
+/// Maps the character at index `at` of `text`, by the standard library; returns how many bytes of `text` and
+/// of `out` are done then. What is before it has been copied.
 #[cold]
 #[inline(never)]
 fn map_one(tokens: Tokens, text: &[u8], out: &mut [u8], at: usize) -> (usize, usize) {
@@ -213,8 +214,8 @@ fn stays(scalar: char, tokens: Tokens) -> bool {
 pub(super) struct Changes {
     /// By the lead byte of two.
     two: [Two; 32],
-    /// By the high bits of the scalar value, of three bytes: the number of what is in `pages` for each of the low ones.
-    /// Most characters do not change, and share the first page.
+    /// By the high bits of the scalar value, of three bytes: the number of what is in `pages` for each of the
+    /// low ones. Most characters do not change, and share the first page.
     three: [u8; 1 << 10],
     /// The bytes, the first one in the lowest bits. The highest bit says that the length changes.
     pages: Vec<[u32; 64]>,
@@ -307,8 +308,8 @@ impl Changes {
     }
 }
 
-/// Returns what makes `scalar` its lower case, with the highest bit alone if its length changes; `None` if it is that
-/// already.
+/// Returns what makes `scalar` its lower case, with the highest bit alone if its length changes; `None` if it
+/// is that already.
 fn change(scalar: char) -> Option<u32> {
     let mut lower = scalar.to_lowercase();
     if lower.clone().eq([scalar]) {

@@ -116,8 +116,8 @@ fn vector(bytes: [u8; 16]) -> uint8x16_t {
 
 /// Returns a bit for each byte, all of whose bits must be alike.
 ///
-/// Each byte keeps the bit with its number in an eighth of the block; neighbours are added until each eighth is one
-/// byte.
+/// Each byte keeps the bit with its number in an eighth of the block; neighbours are added until each eighth
+/// is one byte.
 #[inline]
 #[target_feature(enable = "neon")]
 fn mask(quarters: [uint8x16_t; 4]) -> u64 {
@@ -155,7 +155,8 @@ fn has(block: &[u8; BLOCK], bits: u64) -> u64 {
     }))
 }
 
-/// XORs to the bytes of `copy` that are `wanted` what `table` has under the six low bits of the byte of `block`.
+/// XORs to the bytes of `copy` that are `wanted` what `table` has under the six low bits of the byte of
+/// `block`.
 #[inline]
 #[target_feature(enable = "neon")]
 fn change(copy: &mut [u8; BLOCK], wanted: u64, block: &[u8; BLOCK], table: &[u8; 64]) {
@@ -183,8 +184,8 @@ fn ascii_lower(bytes: uint8x16_t) -> uint8x16_t {
 
 /// Sets the bytes that are ASCII and stand in words of UTS #18 `\w`.
 ///
-/// Each range of them is a bit that is set for its high nibble and for its low nibbles (Langdale and Lemire, "Parsing
-/// gigabytes of JSON per second", 2019).
+/// Each range of them is a bit that is set for its high nibble and for its low nibbles (Langdale and Lemire,
+/// "Parsing gigabytes of JSON per second", 2019).
 #[inline]
 #[target_feature(enable = "neon")]
 fn is_word_like(bytes: uint8x16_t) -> uint8x16_t {

@@ -68,8 +68,8 @@ pub(super) const fn is_visible(byte: u8) -> bool {
 
 /// Returns one bit for each byte of `block`, the first byte's lowest: whether `test` holds for it.
 ///
-/// The first loop is such that compilers turn it into a few vector instructions; in the second, a multiplication
-/// gathers the low bits of eight bytes in the highest one.
+/// The first loop is such that compilers turn it into a few vector instructions; in the second, a
+/// multiplication gathers the low bits of eight bytes in the highest one.
 #[inline(always)]
 fn mask(block: &[u8; BLOCK], test: impl Fn(u8) -> bool) -> u64 {
     let flags = block.map(|byte| u8::from(test(byte)));
@@ -80,16 +80,17 @@ fn mask(block: &[u8; BLOCK], test: impl Fn(u8) -> bool) -> u64 {
     mask
 }
 
-/// Writes `base` plus the number of each bit of `borders` to the front of `room`, and returns how many there are.
+/// Writes `base` plus the number of each bit of `borders` to the front of `room`, and returns how many there
+/// are.
 ///
-/// Goes eight bits at a time, whether set or not: each time writes eight places, of which the next time writes over
-/// those in vain. So no branch depends on the text.
+/// Goes eight bits at a time, whether set or not: each time writes eight places, of which the next time
+/// writes over those in vain. So no branch depends on the text.
 #[inline(always)]
 pub(super) fn write_borders(borders: u64, base: u32, room: &mut [u32; ROOM]) -> usize {
     // The bits of each byte, counted in the byte; then, by a multiplication, of it and all below.
     let pairs = borders - (borders >> 1 & 0x5555_5555_5555_5555);
     let fours = (pairs & 0x3333_3333_3333_3333) + (pairs >> 2 & 0x3333_3333_3333_3333);
-    let counts = fours + (fours >> 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    let counts = (fours + (fours >> 4)) & 0x0f0f_0f0f_0f0f_0f0f;
     let ends = counts.wrapping_mul(0x0101_0101_0101_0101);
     let starts = ends << 8;
     for group in 0..8 {

@@ -81,7 +81,8 @@ fn assert_words(tokens: Tokens, text: &str, expected: &[&str]) {
     assert_eq!(found, expected.iter().map(|word| word.as_bytes()).collect::<Vec<_>>(), "{text:?}");
 }
 
-/// Asserts that `text` has the expected words also when it begins at another byte of a block, and whatever follows.
+/// Asserts that `text` has the expected words also when it begins at another byte of a block, and whatever
+/// follows.
 fn assert_as_expected(text: &[u8]) {
     for tokens in BOTH {
         for shift in [0, 1, 2, 3, 61, 62, 63] {

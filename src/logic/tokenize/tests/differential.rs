@@ -1,4 +1,4 @@
-//! Differential: all kernels against each other and against plain code, where blocks, chunks and batches meet.
+//! Differential: all kernels against each other, and against plain code where blocks and batches meet.
 
 use super::*;
 
@@ -18,8 +18,8 @@ impl Random {
     }
 }
 
-/// Returns the characters next to which something changes: whether they stand in words, whether they are white space,
-/// whether they have a lower case; the first and last ones of each length; and some more.
+/// Returns the characters next to which something changes: whether they stand in words, whether they are
+/// white space, whether they have a lower case; the first and last ones of each length; and some more.
 fn telling_characters() -> Vec<char> {
     let kind = |scalar: char| {
         let word = expected(Tokens::Word, scalar.encode_utf8(&mut [0; 4]).as_bytes());
@@ -64,7 +64,7 @@ fn telling_characters_at_each_index_of_a_block() {
     telling_characters().into_iter().for_each(assert_at_each_index);
 }
 
-/// `cargo test --release --lib tokenize` takes a minute for it; without optimisation it would take a quarter of an
+/// `cargo test --release --lib tokenize` takes two minutes for it; without optimisation it would take half an
 /// hour.
 #[test]
 #[cfg(not(debug_assertions))]
