@@ -51,12 +51,12 @@ impl Orders {
             .map_err(|_| anyhow!("standard input holds no orders: `serve --detach` is for `deploy` to use"))
     }
 
-    /// Returns the orders in the form that [`Orders::read`] reads.
+    /// Returns the orders in the form that [`Orders::read`] reads, in one line.
     ///
     /// # Errors
     /// If they cannot be written as JSON.
-    pub fn to_bytes(&self) -> anyhow::Result<Vec<u8>> {
-        serde_json::to_vec(self).context("writing orders")
+    pub fn to_line(&self) -> anyhow::Result<String> {
+        serde_json::to_string(self).context("writing orders")
     }
 }
 
@@ -189,7 +189,7 @@ fn start_second(directory: &Path, orders: Orders) -> anyhow::Result<Started> {
     let (stdin, stdout) = (worker.stdin.take(), worker.stdout.take());
     let (Some(mut stdin), Some(stdout)) = (stdin, stdout) else { bail!("the worker has no pipes") };
     // A worker that ended early says why in its log.
-    let _ = stdin.write_all(&orders.to_bytes()?);
+    let _ = stdin.write_all(orders.to_line()?.as_bytes());
     drop(stdin);
     let mut line = Vec::new();
     BufReader::new(stdout.take(REPORT_LIMIT))
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn orders_survive_the_pipe() {
         let orders = Orders { key: ClusterKey("k".into()), name: "tp-1".into(), detached: false };
-        let read = Orders::read(orders.to_bytes().unwrap().as_slice()).unwrap();
+        let read = Orders::read(orders.to_line().unwrap().as_bytes()).unwrap();
         assert_eq!((read.key, read.name, read.detached), (orders.key, orders.name, false));
     }
 
