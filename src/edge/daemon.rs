@@ -171,8 +171,7 @@ const REPORT_LIMIT: u64 = 4 << 10;
 
 /// Starts the second process and waits for its report.
 fn start_second(directory: &Path, orders: Orders) -> anyhow::Result<Started> {
-    // By its name, for it then goes by it in lists of processes, too.
-    let program = std::env::current_exe().context("finding this program's own file")?;
+    let program = own_file()?;
     write_private(&directory.join("host"), &format!("{}\n", this_host()))?;
     let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
     write_private(&directory.join("program"), &format!("{name}\n"))?;
@@ -205,6 +204,16 @@ fn start_second(directory: &Path, orders: Orders) -> anyhow::Result<Started> {
     match said.trim() {
         "" => bail!("the worker ended without a word"),
         said => bail!("the worker ended: {said}"),
+    }
+}
+
+/// Returns the file of this program by its name, for the worker then goes by it in lists of processes, too.
+fn own_file() -> anyhow::Result<PathBuf> {
+    // As it was called: what the system says is of no use if the file was replaced by the same one meanwhile, which
+    // happens where hosts share a directory and deploy uploads to all of them.
+    match std::env::args_os().next().map(PathBuf::from) {
+        Some(path) if path.is_absolute() => Ok(path),
+        _ => std::env::current_exe().context("finding this program's own file"),
     }
 }
 
