@@ -37,6 +37,8 @@ pub struct RemoteDir {
     pub free_bytes: Option<u64>,
     /// Digest of the file of the program's name that is there already.
     pub digest: Option<String>,
+    /// Those of the tools asked for that the host has, if the program is not there.
+    pub tools: Vec<String>,
 }
 
 /// What cleaning a remote directory came upon.
@@ -73,6 +75,8 @@ pub struct Wanted<'a> {
     /// File name of the program in it.
     pub program: &'a str,
     pub digest: &'a str,
+    /// Which an upload makes use of.
+    pub tools: &'a [&'a str],
     /// Names files of this host and deployment.
     pub tag: &'a str,
 }
@@ -107,13 +111,14 @@ pub fn prepare(
     wanted: &Wanted,
     deadline: Duration,
 ) -> Result<(HostSystem, Option<RemoteDir>), Failed> {
-    let machines = wanted.machines.join(" ");
+    let (machines, tools) = (wanted.machines.join(" "), wanted.tools.join(" "));
     let variables = [
         ("loader", wanted.loader.unwrap_or("")),
         ("machines", &machines),
         ("configured", wanted.configured.unwrap_or("")),
         ("program", wanted.program),
         ("wanted", wanted.digest),
+        ("tools", &tools),
         ("tag", wanted.tag),
     ];
     let answer = ask(shell, &[PREPARE], &variables, deadline)
@@ -129,6 +134,7 @@ pub fn prepare(
         path: path.to_owned(),
         free_bytes: free_kib.map(|kib| kib.saturating_mul(1024)),
         digest: answer.value("digest").map(str::to_owned),
+        tools: answer.values("tool").map(str::to_owned).collect(),
     });
     Ok((system, dir))
 }

@@ -1,11 +1,10 @@
 //! Host: deploys to one host, in one SSH session.
 
-use std::io::Cursor;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::{anyhow, bail};
+use anyhow::{anyhow, bail, ensure};
 
 use super::DeployOptions;
 use super::journal::Journal;
@@ -14,9 +13,10 @@ use crate::edge::daemon::{Orders, Started};
 use crate::edge::failure::{HostFailure, Step};
 use crate::edge::hosts::Host;
 use crate::edge::net;
+use crate::edge::packed::{Packer, Packing};
 use crate::edge::program::Program;
 use crate::edge::remote::{self, Failed, Launch, RemoteDir, Scope, Wanted};
-use crate::edge::ssh::{Session, SshOptions};
+use crate::edge::ssh::{Packed, Session, SshOptions, Upload};
 use crate::edge::table;
 
 /// What is the same for all hosts of one deployment.
@@ -24,6 +24,7 @@ pub struct Deployment<'a> {
     pub options: &'a DeployOptions,
     pub ssh: SshOptions,
     pub program: Program,
+    pub packer: Packer,
     /// The new cluster, without workers.
     pub cluster: Cluster,
     /// Where something of a former deployment may be.
@@ -125,6 +126,7 @@ impl Deployment<'_> {
             configured,
             program: &name,
             digest: &program.digest,
+            tools: &Packing::ALL.map(Packing::tool),
             tag: &tag,
         };
         let (system, mut dir) = remote::prepare(session, &wanted, timeout)?;
@@ -153,13 +155,28 @@ impl Deployment<'_> {
         let mut progress = |sent: u64| {
             self.sent.fetch_add(sent, Ordering::Relaxed);
         };
-        let mut bytes = Cursor::new(&self.program.bytes);
-        session.upload(&mut bytes, length, &path, 0o700, self.options.timeout, &mut progress)?;
-        let digest = remote::digest(session, &path, self.options.timeout)?;
-        if digest != self.program.digest {
-            bail!("{path} has the digest {digest} after the upload instead of {}", self.program.digest);
+        let proven = session.upload(Upload {
+            bytes: &self.program.bytes,
+            digest: &self.program.digest,
+            packed: self.packed_for(session.host_address(), dir),
+            path: &path,
+            mode: 0o700,
+            stall: self.options.timeout,
+            progress: &mut progress,
+        })?;
+        if !proven {
+            let digest = remote::digest(session, &path, self.options.timeout)?;
+            let wanted = &self.program.digest;
+            ensure!(digest == *wanted, "{path} has the digest {digest} after the upload instead of {wanted}");
         }
         Ok(true)
+    }
+
+    /// Returns the program packed as the host can unpack it, if that is of use.
+    fn packed_for(&self, address: IpAddr, dir: &RemoteDir) -> Option<Packed<'_>> {
+        let packing = Packing::choose(address, &dir.tools)?;
+        let bytes = self.packer.packed(packing, &self.program.bytes)?;
+        Some(Packed { bytes, unpack: packing.unpack() })
     }
 
     /// Stops the workers that former deployments have on this host in other directories than `dir`.

@@ -1,8 +1,8 @@
 # Prepare: tells what this host is, makes the remote directory or proves that it is ours, and looks for the program.
 #
 # Variables: `loader`, the program's, if it has one; `machines`, patterns of what `uname -m` says where it runs: on
-# others nothing but the facts is told; `configured`; `program`, a file name; `wanted`, its digest; `tag`, unique to
-# this host and deployment.
+# others nothing but the facts is told; `configured`; `program`, a file name; `wanted`, its digest; `tools`, of
+# which an upload makes use where they are; `tag`, unique to this host and deployment.
 
 tell_facts() {
   arch=$(uname -m)
@@ -83,6 +83,9 @@ try_dir() {
     read -r _
     read -r _ _ _ free _ && say free_kib "$free"
   }
+  for tool in $tools; do
+    if command -v "$tool" >/dev/null 2>&1; then say tool "$tool"; fi
+  done
 }
 
 main() {

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use super::*;
+use crate::edge::ssh::Upload;
 
 struct Local;
 
@@ -48,6 +49,7 @@ fn wanted<'a>(dir: &'a Path, machines: &'a [&'a str]) -> Wanted<'a> {
         configured: dir.to_str(),
         program: "mapreduce-0123",
         digest: "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        tools: &["sh", "no-such-tool", "cat"],
         tag: "7-0",
     }
 }
@@ -135,6 +137,7 @@ fn directory_is_made_private_and_found_again() {
     let made = prepare(&dir).unwrap();
     assert_eq!(made.path, fs::canonicalize(&dir).unwrap().to_str().unwrap());
     assert!(made.free_bytes.is_some() && made.digest.is_none());
+    assert_eq!(made.tools, ["sh", "cat"]);
     assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o7777, 0o700);
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
     let program = dir.join("mapreduce-0123");
@@ -238,7 +241,17 @@ fn upload_that_lost_its_client_is_ended() {
     prepare(&dir).unwrap();
     let path = dir.join("mapreduce-0123");
     let (path, part) = (path.to_str().unwrap(), format!("{}.5.part", path.display()));
-    let script = crate::edge::ssh::receive_script(&part, path, 1000, 0o700);
+    let bytes = [0; 1000];
+    let upload = Upload {
+        bytes: &bytes,
+        digest: "",
+        packed: None,
+        path,
+        mode: 0o700,
+        stall: DEADLINE,
+        progress: &mut |_| (),
+    };
+    let script = crate::edge::ssh::receive_script(&part, &upload, "cat");
     // A process group of its own, as sshd makes it; an end of input that never comes.
     let mut command = Command::new("sh");
     command.args(["-c", &script]).stdin(Stdio::piped()).stderr(Stdio::null()).process_group(0);
