@@ -216,36 +216,9 @@ fn shake_hands(
     let session = connection.session();
     let supported = session.supported_algs(ssh2::MethodType::HostKey)?;
     session.method_pref(ssh2::MethodType::HostKey, &known.preferred(name, port, &supported))?;
-    if has_aes() {
-        for direction in [ssh2::MethodType::CryptCs, ssh2::MethodType::CryptSc] {
-            session.method_pref(direction, &aes_first(session.supported_algs(direction)?))?;
-        }
-    }
     let deadline = Deadline::within(options.timeout);
     connection.call(&deadline, |session| session.handshake())?;
     Ok(())
-}
-
-/// Tells whether this processor has instructions for AES.
-fn has_aes() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
-    #[cfg(target_arch = "aarch64")]
-    return std::arch::is_aarch64_feature_detected!("aes")
-        && std::arch::is_aarch64_feature_detected!("pmull");
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    return false;
-}
-
-/// Puts those of the ciphers first that are the quickest where processors have instructions for them: an upload to many
-/// hosts is bound by what it costs its sender.
-fn aes_first(mut ciphers: Vec<&'static str>) -> String {
-    ciphers.sort_by_key(|cipher| match *cipher {
-        "aes128-gcm@openssh.com" => 0,
-        "aes256-gcm@openssh.com" => 1,
-        _ => 2,
-    });
-    ciphers.join(",")
 }
 
 /// Asks the host at which address the connection came in: the third word of `SSH_CONNECTION`, sshd(8).
