@@ -6,11 +6,12 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 
 use super::daemon::{self, Started};
 use super::failure::Step;
 use super::program::HostSystem;
+use super::sanitize::clipped;
 use super::ssh::{CommandOutput, Session, failure_of, quote};
 
 /// Where commands are run: a session, or, in tests, this machine.
@@ -61,6 +62,14 @@ pub enum Scope<'a> {
     },
     /// The worker with the directory of this name, and no program.
     Worker(&'a str),
+}
+
+/// Gathers the facts of the host; free space is told for `dir`, or for what there is of it.
+///
+/// # Errors
+/// If the host does not answer as a Unix machine does.
+pub fn probe(shell: &mut impl Shell, dir: &str, deadline: Duration) -> anyhow::Result<Answer> {
+    ask(shell, &[PROBE], &[("wanted", dir)], deadline).map_err(|(_, cause)| cause)
 }
 
 /// What is looked for on a host before anything is brought there.
@@ -217,31 +226,38 @@ pub fn is_refusal(error: &anyhow::Error) -> bool {
 }
 
 const COMMON: &str = include_str!("remote/common.sh");
+const PROBE: &str = include_str!("remote/probe.sh");
 const PREPARE: &str = include_str!("remote/prepare.sh");
 const DIGEST: &str = include_str!("remote/digest.sh");
 const CLEAN: &str = include_str!("remote/clean.sh");
 const START: &str = include_str!("remote/start.sh");
 const STOP: &str = include_str!("remote/stop.sh");
 
+/// What is repeated of the words of a shell that did not run a script, in characters.
+const SAID_CHARS: usize = 200;
+
 /// Status with which a script says that it failed for a reason it named.
 const FAILED: i32 = 3;
 
 /// The lines that a script answered with.
-struct Answer {
+pub struct Answer {
     pairs: Vec<(String, String)>,
     /// All that was said, for what is no line of a script's.
     stdout: Vec<u8>,
 }
 
 impl Answer {
-    fn parse(stdout: Vec<u8>) -> Answer {
+    /// Finds them in what was written to standard output, for a login shell may write there, too.
+    #[must_use]
+    pub fn parse(stdout: Vec<u8>) -> Answer {
         let text = String::from_utf8_lossy(&stdout);
         let pairs = text.lines().filter_map(|line| line.strip_prefix("mapreduce:")?.split_once('='));
         let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         Answer { pairs, stdout }
     }
 
-    fn values(&self, name: &'static str) -> impl Iterator<Item = &str> {
+    /// Returns the values of `name`, in their order.
+    pub fn values(&self, name: &'static str) -> impl Iterator<Item = &str> {
         self.pairs.iter().filter(move |pair| pair.0 == name).map(|pair| pair.1.as_str())
     }
 
@@ -290,10 +306,25 @@ fn ask(
     {
         return Err((answer.step(), Refused(reason.to_owned()).into()));
     }
+    if answer.pairs.is_empty() {
+        return Err((None, not_run(&output, &answer)));
+    }
     if output.status != 0 || answer.value("end").is_none() {
         return Err((answer.step(), failure_of(&output)));
     }
     Ok(answer)
+}
+
+/// Why there is no answer at all: what the remote shell said instead.
+fn not_run(output: &CommandOutput, answer: &Answer) -> anyhow::Error {
+    let said =
+        [&output.stderr, &answer.stdout].map(|text| clipped(&String::from_utf8_lossy(text), SAID_CHARS));
+    let said = said.iter().find(|text| !text.is_empty());
+    let said = said.map_or_else(|| "nothing".to_owned(), |text| format!("`{text}`"));
+    anyhow!(
+        "the remote shell did not run the script: it exited with status {} and said {said}",
+        output.status
+    )
 }
 
 #[cfg(test)]

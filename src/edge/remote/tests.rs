@@ -379,3 +379,18 @@ fn noise_of_login_shells_is_no_answer() {
     assert_eq!(answer.value("dir"), Some("/tmp/a=b"));
     assert_eq!(answer.value("free_kib"), None);
 }
+
+#[test]
+fn a_shell_that_runs_nothing_is_quoted() {
+    /// An account that is closed.
+    struct Closed;
+    impl Shell for Closed {
+        fn run(&mut self, _: &str, _: &[u8], _: Duration) -> anyhow::Result<CommandOutput> {
+            let stdout = b"This account is\x1b[2J currently not available.\n".to_vec();
+            Ok(CommandOutput { status: 1, signal: None, stdout, stderr: Vec::new() })
+        }
+    }
+    let error = probe(&mut Closed, "/tmp", DEADLINE).err().unwrap().to_string();
+    assert!(error.contains("status 1") && error.contains("currently not available"), "{error}");
+    assert!(!error.contains('\u{1b}'));
+}
