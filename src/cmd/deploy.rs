@@ -17,6 +17,7 @@ use crate::edge::cluster::{Cluster, Record};
 use crate::edge::console::Console;
 use crate::edge::failure::HostFailure;
 use crate::edge::hosts::{Host, HostsFile};
+use crate::edge::packed::Packer;
 use crate::edge::program::Program;
 use crate::edge::ssh::SshOptions;
 use crate::edge::table;
@@ -67,6 +68,7 @@ pub fn deploy(options: &DeployOptions, console: &Console) -> Result<(), CommandE
         options,
         ssh,
         program,
+        packer: Packer::default(),
         former: former.as_ref().map(|former| former.places.clone()).unwrap_or_default(),
         journal: Journal::open(record, former, cluster.clone()),
         cluster,

@@ -206,10 +206,11 @@ impl Record {
     /// If it cannot be written.
     pub fn save(&self, cluster: &Cluster) -> anyhow::Result<()> {
         let write = || -> io::Result<()> {
+            let mut text = serde_json::to_vec_pretty(cluster)?;
+            text.push(b'\n');
             // A named temporary file is created with mode 0600.
             let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.directory)?;
-            serde_json::to_writer_pretty(&mut file, cluster)?;
-            file.write_all(b"\n")?;
+            file.write_all(&text)?;
             file.persist(&self.file)?;
             Ok(())
         };

@@ -51,12 +51,12 @@ impl Orders {
             .map_err(|_| anyhow!("standard input holds no orders: `serve --detach` is for `deploy` to use"))
     }
 
-    /// Returns the orders in the form that [`Orders::read`] reads.
+    /// Returns the orders in the form that [`Orders::read`] reads, in one line.
     ///
     /// # Errors
     /// If they cannot be written as JSON.
-    pub fn to_bytes(&self) -> anyhow::Result<Vec<u8>> {
-        serde_json::to_vec(self).context("writing orders")
+    pub fn to_line(&self) -> anyhow::Result<String> {
+        serde_json::to_string(self).context("writing orders")
     }
 }
 
@@ -171,8 +171,7 @@ const REPORT_LIMIT: u64 = 4 << 10;
 
 /// Starts the second process and waits for its report.
 fn start_second(directory: &Path, orders: Orders) -> anyhow::Result<Started> {
-    // By its name, for it then goes by it in lists of processes, too.
-    let program = std::env::current_exe().context("finding this program's own file")?;
+    let program = own_file()?;
     write_private(&directory.join("host"), &format!("{}\n", this_host()))?;
     let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
     write_private(&directory.join("program"), &format!("{name}\n"))?;
@@ -189,7 +188,7 @@ fn start_second(directory: &Path, orders: Orders) -> anyhow::Result<Started> {
     let (stdin, stdout) = (worker.stdin.take(), worker.stdout.take());
     let (Some(mut stdin), Some(stdout)) = (stdin, stdout) else { bail!("the worker has no pipes") };
     // A worker that ended early says why in its log.
-    let _ = stdin.write_all(&orders.to_bytes()?);
+    let _ = stdin.write_all(orders.to_line()?.as_bytes());
     drop(stdin);
     let mut line = Vec::new();
     BufReader::new(stdout.take(REPORT_LIMIT))
@@ -205,6 +204,16 @@ fn start_second(directory: &Path, orders: Orders) -> anyhow::Result<Started> {
     match said.trim() {
         "" => bail!("the worker ended without a word"),
         said => bail!("the worker ended: {said}"),
+    }
+}
+
+/// Returns the file of this program by its name, for the worker then goes by it in lists of processes, too.
+fn own_file() -> anyhow::Result<PathBuf> {
+    // As it was called: what the system says is of no use if the file was replaced by the same one meanwhile, which
+    // happens where hosts share a directory and deploy uploads to all of them.
+    match std::env::args_os().next().map(PathBuf::from) {
+        Some(path) if path.is_absolute() => Ok(path),
+        _ => std::env::current_exe().context("finding this program's own file"),
     }
 }
 
@@ -231,7 +240,7 @@ mod tests {
     #[test]
     fn orders_survive_the_pipe() {
         let orders = Orders { key: ClusterKey("k".into()), name: "tp-1".into(), detached: false };
-        let read = Orders::read(orders.to_bytes().unwrap().as_slice()).unwrap();
+        let read = Orders::read(orders.to_line().unwrap().as_bytes()).unwrap();
         assert_eq!((read.key, read.name, read.detached), (orders.key, orders.name, false));
     }
 

@@ -38,21 +38,29 @@ pub enum Machine {
 }
 
 impl Machine {
-    /// Tells whether a machine that calls itself `arch` (as `uname -m` does) runs the program.
+    /// Returns what machines that run the program call themselves, as `uname -m` says: patterns of a shell, in which a
+    /// `*` stands at the end only.
+    #[must_use]
+    pub fn names(self) -> &'static [&'static str] {
+        match self {
+            Machine::X86 => &["i386", "i486", "i586", "i686", "x86_64"],
+            Machine::X86_64 => &["x86_64", "amd64"],
+            Machine::Arm => &["armv*"],
+            Machine::Aarch64 => &["aarch64", "arm64"],
+            Machine::Riscv64 => &["riscv64"],
+            Machine::Ppc64 => &["ppc64le", "ppc64"],
+            Machine::S390x => &["s390x"],
+            Machine::Other(_) => &[],
+        }
+    }
+
+    /// Tells whether a machine that calls itself `arch` runs the program.
     #[must_use]
     pub fn runs_on(self, arch: &str) -> bool {
-        match self {
-            Machine::X86 => {
-                arch == "x86_64" || (arch.len() == 4 && arch.starts_with('i') && arch.ends_with("86"))
-            }
-            Machine::X86_64 => matches!(arch, "x86_64" | "amd64"),
-            Machine::Arm => arch.starts_with("armv"),
-            Machine::Aarch64 => matches!(arch, "aarch64" | "arm64"),
-            Machine::Riscv64 => arch == "riscv64",
-            Machine::Ppc64 => matches!(arch, "ppc64le" | "ppc64"),
-            Machine::S390x => arch == "s390x",
-            Machine::Other(_) => false,
-        }
+        self.names().iter().any(|name| match name.strip_suffix('*') {
+            Some(start) => arch.starts_with(start),
+            None => arch == *name,
+        })
     }
 }
 
@@ -304,6 +312,7 @@ mod tests {
         assert_eq!(machine(40, false, false), Machine::Arm);
         assert_eq!(machine(999, false, true), Machine::Other(999));
         assert!(Machine::X86.runs_on("i686") && Machine::X86.runs_on("x86_64"));
+        assert!(Machine::Arm.runs_on("armv7l") && !Machine::Arm.runs_on("arm64"));
         assert!(!Machine::Aarch64.runs_on("x86_64") && !Machine::Other(7).runs_on("x86_64"));
     }
 

@@ -13,6 +13,7 @@ pub mod machine;
 pub mod name;
 pub mod net;
 pub mod output;
+pub mod packed;
 pub mod probe;
 pub mod program;
 pub mod progress;

@@ -1,20 +1,13 @@
-//! Probe: the facts of a host, gathered in one SSH session by one POSIX shell script.
+//! Probe: the facts of a host, gathered in one SSH session by `remote/probe.sh`.
 //!
-//! The script prints `key=value` lines between two marks, since login shells print things of their own around them. It
-//! reads on standard input of `sh`, so that the user's login shell, whichever it is, has nothing to interpret. What a
-//! host has no tool for is left out, and the fact is then unknown.
+//! What a host has no tool for is left out, and the fact is then unknown.
 
 use std::time::Duration;
 
-use anyhow::anyhow;
-
 use super::failure::{HostFailure, Step};
 use super::hosts::{Facts, Host};
-use super::sanitize::clipped;
-use super::ssh::{CommandOutput, Session, SshOptions, quote};
-
-const BEGIN: &str = "mapreduce-facts-begin";
-const END: &str = "mapreduce-facts-end";
+use super::remote::{self, Answer, Shell};
+use super::ssh::{Session, SshOptions};
 
 /// Where `deploy` makes its directory on a host that says nothing else; free space is told for it.
 const DEFAULT_DIR: &str = "/tmp";
@@ -51,79 +44,26 @@ const NETWORK_FILE_SYSTEMS: [&str; 24] = [
     "v9fs",
 ];
 
-/// The script; `DIR` is filled in. The braces make the shell read all of it before it runs anything that might read
-/// its standard input.
-const SCRIPT: &str = r#"{
-LC_ALL=C; export LC_ALL
-PATH="$PATH:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"; export PATH
-dir=DIR
-case $dir in
-'~' | '$HOME') dir=$HOME ;;
-'~/'*) dir=$HOME/${dir#??} ;;
-'$HOME/'*) dir=$HOME/${dir#??????} ;;
-esac
-while [ -n "$dir" ] && [ ! -d "$dir" ]; do
-    case $dir in
-    /*/*|[!/]*/*) dir=${dir%/*} ;;
-    /*) dir=/ ;;
-    *) dir=. ;;
-    esac
-done
-echo mapreduce-facts-begin
-echo "arch=$(uname -m)"
-echo "cores=$(getconf _NPROCESSORS_ONLN || nproc --all || grep -c '^processor' /proc/cpuinfo || sysctl -n hw.ncpu)"
-if [ -r /proc/meminfo ]; then
-    while read -r key value unit; do
-        case $key in MemTotal:) echo "memory_kib=$value" ;; esac
-    done </proc/meminfo
-fi
-if [ -r /proc/loadavg ]; then
-    read -r load others </proc/loadavg
-    echo "load=$load"
-fi
-echo "libc=$(getconf GNU_LIBC_VERSION)"
-ldd --version 2>&1 | while read -r line; do echo "ldd=$line"; done
-df -P -k "$dir" | while read -r line; do echo "free=$line"; done
-echo "home=$(stat -f -c %T "$HOME")"
-df -P -k "$HOME" | while read -r line; do echo "home_df=$line"; done
-echo mapreduce-facts-end
-} </dev/null 2>/dev/null
-"#;
-
 /// Connects to `host` and gathers its facts within `deadline` of the login.
 ///
 /// # Errors
 /// With the step that failed and its cause.
 pub fn probe(host: &Host, options: &SshOptions, deadline: Duration) -> Result<Facts, HostFailure> {
     let mut session = Session::connect(&host.target(), options)?;
-    let script = script(host.remote_dir.as_deref().unwrap_or(DEFAULT_DIR));
-    let facts = session.run("sh -s", script.as_bytes(), deadline).and_then(|output| parse(&output));
+    let facts = gather(&mut session, host.remote_dir.as_deref().unwrap_or(DEFAULT_DIR), deadline);
     facts.map_err(|cause| HostFailure::new(&host.name, Step::Probe, cause))
 }
 
-/// The script for a remote directory, quoted for a POSIX shell.
-fn script(dir: &str) -> String {
-    SCRIPT.replacen("DIR", &quote(dir), 1)
+fn gather(shell: &mut impl Shell, dir: &str, deadline: Duration) -> anyhow::Result<Facts> {
+    remote::probe(shell, dir, deadline).map(|answer| facts(&answer))
 }
 
-/// Reads what the script printed.
-///
-/// # Errors
-/// If it did not run to its end.
-fn parse(output: &CommandOutput) -> anyhow::Result<Facts> {
-    let text = String::from_utf8_lossy(&output.stdout);
-    let whole = text.rsplit_once(BEGIN).and_then(|(_, after)| after.split_once(END));
-    let Some((lines, _)) = whole else { return Err(not_run(output)) };
-    let values = |key: &str| {
-        let key = format!("{key}=");
-        lines
-            .lines()
-            .filter_map(move |line| line.strip_prefix(&key).map(str::trim))
-            .filter(|value| !value.is_empty())
-    };
+/// Reads the facts from what the script answered.
+fn facts(answer: &Answer) -> Facts {
+    let values = |key| answer.values(key).map(str::trim).filter(|value| !value.is_empty());
     let first = |key| values(key).next();
     let load: f64 = first("load").and_then(|load| load.parse().ok()).unwrap_or(0.0);
-    Ok(Facts {
+    Facts {
         cores: first("cores").and_then(|cores| cores.parse().ok()).unwrap_or(0),
         memory_mib: first("memory_kib").and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024,
         arch: first("arch").map_or_else(unknown, plain),
@@ -135,15 +75,7 @@ fn parse(output: &CommandOutput) -> anyhow::Result<Facts> {
             Some(kind) => NETWORK_FILE_SYSTEMS.contains(&kind),
             None => values("home_df").any(is_remote),
         },
-    })
-}
-
-/// Why there are no facts: what the remote shell said instead.
-fn not_run(output: &CommandOutput) -> anyhow::Error {
-    let said = [&output.stderr, &output.stdout].into_iter().map(|text| String::from_utf8_lossy(text));
-    let said = said.map(|text| clipped(&text, 200)).find(|text| !text.is_empty());
-    let said = said.map_or_else(|| "nothing".to_owned(), |text| format!("`{text}`"));
-    anyhow!("the remote shell did not run the probe: it exited with status {} and said {said}", output.status)
+    }
 }
 
 /// Names the libc from `getconf GNU_LIBC_VERSION`, else from what `ldd --version` printed.
@@ -199,38 +131,44 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::edge::ssh::CommandOutput;
 
-    fn said(stdout: &str, stderr: &str, status: i32) -> CommandOutput {
-        CommandOutput {
-            status,
-            stdout: stdout.as_bytes().to_vec(),
-            stderr: stderr.as_bytes().to_vec(),
-            signal: None,
+    /// The facts in lines `key=value`.
+    fn read(lines: &str) -> Facts {
+        let said: Vec<String> = lines.split('\n').map(|line| format!("mapreduce:{line}\n")).collect();
+        facts(&Answer::parse(said.concat().into_bytes()))
+    }
+
+    /// A host whose shell is the command `shell`.
+    struct Local<'a> {
+        shell: &'a [&'a str],
+        environment: &'a [(&'a str, &'a str)],
+        stderr: Vec<u8>,
+    }
+
+    impl Shell for Local<'_> {
+        fn run(&mut self, _: &str, stdin: &[u8], _: Duration) -> anyhow::Result<CommandOutput> {
+            let mut command = Command::new(self.shell[0]);
+            command.args(&self.shell[1..]).envs(self.environment.iter().copied());
+            let mut child =
+                command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+            child.stdin.take().unwrap().write_all(stdin)?;
+            let output = child.wait_with_output()?;
+            self.stderr = output.stderr;
+            Ok(CommandOutput {
+                status: output.status.code().unwrap(),
+                stdout: output.stdout,
+                stderr: Vec::new(),
+                signal: None,
+            })
         }
     }
 
-    fn facts(lines: &str) -> Facts {
-        parse(&said(&format!("{BEGIN}\n{lines}\n{END}\n"), "", 0)).unwrap()
-    }
-
-    /// Runs the script as a host's shell would.
-    fn run(shell: &[&str], dir: &str, environment: &[(&str, &str)]) -> CommandOutput {
-        let mut shell_command = Command::new(shell[0]);
-        shell_command.args(&shell[1..]).envs(environment.iter().copied());
-        let mut child = shell_command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(script(dir).as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        CommandOutput {
-            status: output.status.code().unwrap(),
-            stdout: output.stdout,
-            stderr: output.stderr,
-            signal: None,
-        }
+    fn run(shell: &[&str], dir: &str, environment: &[(&str, &str)]) -> Facts {
+        let mut host = Local { shell, environment, stderr: Vec::new() };
+        let facts = gather(&mut host, dir, Duration::from_secs(20)).unwrap();
+        assert_eq!(String::from_utf8_lossy(&host.stderr), "");
+        facts
     }
 
     #[test]
@@ -241,13 +179,11 @@ mod tests {
             if Command::new(shell[0]).arg("-c").arg("true").output().is_err() {
                 continue;
             }
-            let output = run(shell, "/tmp/it's \"not\" $(there)/yet", &[]);
-            let facts = parse(&output).unwrap();
+            let facts = run(shell, "/tmp/it's \"not\" $(there)/yet", &[]);
             assert_eq!(facts.arch, std::env::consts::ARCH);
             assert!(facts.cores as usize >= std::thread::available_parallelism().unwrap().get(), "{facts:?}");
             assert!(facts.memory_mib > 100 && facts.free_mib > 0, "{facts:?}");
             assert!(facts.libc.starts_with("glibc ") || facts.libc.starts_with("musl"), "{facts:?}");
-            assert_eq!(String::from_utf8_lossy(&output.stderr), "");
         }
     }
 
@@ -268,57 +204,50 @@ mod tests {
             "//x//y/",
             "a",
         ] {
-            let facts = parse(&run(&["sh", "-s"], dir, &[])).unwrap();
+            let facts = run(&["sh", "-s"], dir, &[]);
             assert!(facts.free_mib > 0 || dir.is_empty(), "{dir}: {facts:?}");
         }
     }
 
     #[test]
     fn the_script_does_without_home_and_tools() {
-        let facts =
-            parse(&run(&["/bin/sh", "-s"], "/tmp", &[("HOME", "/nonexistent"), ("PATH", "")])).unwrap();
+        let facts = run(&["/bin/sh", "-s"], "/tmp", &[("HOME", "/nonexistent"), ("PATH", "")]);
         assert!(facts.cores > 0 && !facts.network_home);
     }
 
     #[test]
     fn noise_around_the_facts_is_passed_over() {
-        let output = said(
-            &format!(
-                "Welcome!\ncores=99\n{BEGIN}\nold\n{BEGIN}\r\narch=x86_64\r\ncores=12\r\nload=0.53 \n{END}\ncores=7"
-            ),
-            "warning",
-            0,
-        );
-        let facts = parse(&output).unwrap();
+        let said = "Welcome!\ncores=99\r\nmapreduce:arch=x86_64\r\nmapreduce:cores=12\nmapreduce:load=0.53 \ncores=7";
+        let facts = facts(&Answer::parse(said.into()));
         assert_eq!((facts.arch.as_str(), facts.cores, facts.load_percent), ("x86_64", 12, 53));
     }
 
     #[test]
     fn what_is_missing_is_unknown() {
-        let none = facts("cores=undefined\nload=x\nlibc=\nfree=\narch=");
+        let none = read("cores=undefined\nload=x\nlibc=\nfree=\narch=");
         assert_eq!((none.cores, none.memory_mib, none.load_percent, none.free_mib), (0, 0, 0, 0));
         assert_eq!(
             (none.arch.as_str(), none.libc.as_str(), none.network_home),
             ("unknown", "unknown", false)
         );
-        assert_eq!(facts("load=-3").load_percent, 0);
-        assert_eq!(facts("load=NaN").load_percent, 0);
+        assert_eq!(read("load=-3").load_percent, 0);
+        assert_eq!(read("load=NaN").load_percent, 0);
     }
 
     #[test]
     fn libc_is_named_from_either_tool() {
-        assert_eq!(facts("libc=glibc 2.36").libc, "glibc 2.36");
-        assert_eq!(facts("ldd=ldd (Debian GLIBC 2.36-9+deb12u4) 2.36\nldd=Copyright").libc, "glibc 2.36");
-        assert_eq!(facts("ldd=musl libc (x86_64)\nldd=Version 1.2.3\nldd=Dynamic").libc, "musl 1.2.3");
-        assert_eq!(facts("ldd=sh: ldd: not found").libc, "unknown");
+        assert_eq!(read("libc=glibc 2.36").libc, "glibc 2.36");
+        assert_eq!(read("ldd=ldd (Debian GLIBC 2.36-9+deb12u4) 2.36\nldd=Copyright").libc, "glibc 2.36");
+        assert_eq!(read("ldd=musl libc (x86_64)\nldd=Version 1.2.3\nldd=Dynamic").libc, "musl 1.2.3");
+        assert_eq!(read("ldd=sh: ldd: not found").libc, "unknown");
     }
 
     #[test]
     fn free_space_is_the_column_before_the_percentage() {
         let df = "free=Filesystem 1024-blocks Used Available Capacity Mounted on\n";
-        assert_eq!(facts(&format!("{df}free=/dev/sda1 100 50 2048000 50% /tmp")).free_mib, 2000);
-        assert_eq!(facts(&format!("{df}free=my disk 100 50 1024 - 1% /mnt")).free_mib, 0);
-        assert_eq!(facts(&format!("{df}free=my disk 100 50 1024 1% /my 100% mount")).free_mib, 1);
+        assert_eq!(read(&format!("{df}free=/dev/sda1 100 50 2048000 50% /tmp")).free_mib, 2000);
+        assert_eq!(read(&format!("{df}free=my disk 100 50 1024 - 1% /mnt")).free_mib, 0);
+        assert_eq!(read(&format!("{df}free=my disk 100 50 1024 1% /my 100% mount")).free_mib, 1);
     }
 
     #[test]
@@ -332,18 +261,8 @@ mod tests {
             ("home_df=//server/share 9 9 9 9% /home", true),
             ("home_df=/dev/sda1 9 9 9 9% /home", false),
         ] {
-            assert_eq!(facts(line).network_home, network, "{line}");
+            assert_eq!(read(line).network_home, network, "{line}");
         }
-    }
-
-    #[test]
-    fn a_shell_that_runs_nothing_is_quoted() {
-        let error = parse(&said("", "This account is\u{1b}[2J currently not available.\n", 1))
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("status 1") && error.contains("currently not available"), "{error}");
-        assert!(!error.contains('\u{1b}'));
-        assert!(parse(&said(BEGIN, "", 0)).is_err(), "torn");
     }
 
     /// Keys and values of the script's answer, right and wrong.
@@ -373,12 +292,12 @@ mod tests {
     proptest! {
         #[test]
         fn eats_any_bytes(stdout in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = parse(&CommandOutput { status: 0, stdout, stderr: Vec::new(), signal: None });
+            let _ = facts(&Answer::parse(stdout));
         }
 
         #[test]
         fn eats_almost_facts(words in proptest::collection::vec(proptest::sample::select(&WORDS[..]), 0..60)) {
-            let facts = facts(&words.concat());
+            let facts = read(&words.concat());
             prop_assert!(facts.arch.len() <= MAX_FACT_CHARS && facts.libc.len() <= MAX_FACT_CHARS);
         }
     }

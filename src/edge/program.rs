@@ -73,6 +73,16 @@ impl Program {
         }
     }
 
+    /// Returns what the machines that run the program for certain call themselves; none if more must be known of a
+    /// machine, for then it takes [`Program::check_system`] to judge.
+    #[must_use]
+    pub fn machines(&self) -> &'static [&'static str] {
+        match self.elf.linking {
+            Linking::Static => self.elf.machine.names(),
+            Linking::Dynamic { .. } => &[],
+        }
+    }
+
     /// Tells whether a host with `system` can run the program.
     ///
     /// # Errors

@@ -1,22 +1,22 @@
 //! Host: deploys to one host, in one SSH session.
 
-use std::io::Cursor;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::bail;
+use anyhow::{anyhow, bail, ensure};
 
 use super::DeployOptions;
 use super::journal::Journal;
 use crate::edge::cluster::{Cluster, DeployedWorker, Place};
-use crate::edge::daemon::{self, Orders, Started};
+use crate::edge::daemon::{Orders, Started};
 use crate::edge::failure::{HostFailure, Step};
 use crate::edge::hosts::Host;
 use crate::edge::net;
+use crate::edge::packed::{Packer, Packing};
 use crate::edge::program::Program;
-use crate::edge::remote::{self, RemoteDir, Scope};
-use crate::edge::ssh::{Session, SshOptions, failure_of, quote};
+use crate::edge::remote::{self, Failed, Launch, RemoteDir, Scope, Wanted};
+use crate::edge::ssh::{Packed, Session, SshOptions, Upload};
 use crate::edge::table;
 
 /// What is the same for all hosts of one deployment.
@@ -24,6 +24,7 @@ pub struct Deployment<'a> {
     pub options: &'a DeployOptions,
     pub ssh: SshOptions,
     pub program: Program,
+    pub packer: Packer,
     /// The new cluster, without workers.
     pub cluster: Cluster,
     /// Where something of a former deployment may be.
@@ -56,23 +57,20 @@ impl Deployment<'_> {
         let place = Place::of(host, configured.or(host.remote_dir.as_ref()).cloned());
         let mut session = Session::connect(&place.target(), &self.ssh)?;
 
-        let loader = self.program.loader();
-        let system = remote::system(&mut session, loader, self.options.timeout).map_err(fail(Step::Probe))?;
-        self.program.check_system(&system).map_err(fail(Step::Architecture))?;
-
         // While the gate is held, the other hosts wait for the program to appear in the shared directory.
         let turn = self.gate.enter();
-        let (dir, place) = self.prepare(&mut session, index, place).map_err(fail(Step::Directory))?;
+        let (dir, place) =
+            self.prepare(&mut session, index, place).map_err(|(step, cause)| fail(step)(cause))?;
         let uploaded = self.place_program(&mut session, &dir).map_err(fail(Step::Upload))?;
         self.gate.leave(turn);
 
         self.journal.begin().map_err(fail(Step::Record))?;
-        let replaced = self.replace_older(&mut session, &dir, &place).map_err(fail(Step::Stop))?;
+        let elsewhere = self.stop_elsewhere(&mut session, &dir, &place).map_err(fail(Step::Stop))?;
         let worker_name = format!("worker-{}-{index}", self.cluster.id);
-        let worker_dir = format!("{}/{worker_name}", dir.path);
         let address = session.host_address();
-        let started =
-            self.start(&mut session, host, &dir, &worker_dir, address).map_err(fail(Step::Start))?;
+        let (replaced, started) = self
+            .start(&mut session, host, &dir, &worker_name, address)
+            .map_err(|(step, cause)| fail(step)(cause))?;
         let address = SocketAddr::new(address, started.port);
         let checked = net::ask_status(address, Some(&self.cluster.key), self.options.timeout);
         if let Err(cause) = checked {
@@ -82,35 +80,64 @@ impl Deployment<'_> {
             let _ = remote::clean(&mut session, Some(&dir.path), scope, self.options.timeout);
             return Err(fail(Step::Reach)(cause));
         }
+        let worker_dir = format!("{}/{worker_name}", dir.path);
         let worker = DeployedWorker { host: host.name.clone(), address, pid: started.pid, worker_dir };
         self.journal.ready(index, worker).map_err(fail(Step::Record))?;
-        Ok(Deployed { uploaded, replaced })
+        Ok(Deployed { uploaded, replaced: elsewhere + replaced })
     }
 
-    /// Makes or checks the remote directory; returns it and its place, now by its true path.
+    /// Makes or checks the remote directory, if the host can run the program; returns it and its place, now by its true
+    /// path.
     fn prepare(
         &self,
         session: &mut Session,
         index: usize,
         place: Place,
-    ) -> anyhow::Result<(RemoteDir, Place)> {
-        self.journal.enter(index, place.clone())?;
-        let (program, tag) = (self.program.remote_name(), format!("{}-{index}", self.cluster.id));
-        let configured = place.remote_dir.as_deref();
-        match remote::prepare_directory(session, configured, &program, &tag, self.options.timeout) {
+    ) -> Result<(RemoteDir, Place), Failed> {
+        let record = |result: anyhow::Result<()>| result.map_err(|cause| (Step::Record, cause));
+        record(self.journal.enter(index, place.clone()))?;
+        match self.look(session, index, place.remote_dir.as_deref()) {
             Ok(dir) => {
                 let place = Place { remote_dir: Some(dir.path.clone()), ..place };
-                self.journal.enter(index, place.clone())?;
+                record(self.journal.enter(index, place.clone()))?;
                 Ok((dir, place))
             }
-            Err(error) => {
+            Err((step, cause)) => {
                 // A refusal leaves nothing; after a cut connection one cannot know.
-                if remote::is_refusal(&error) {
-                    self.journal.leave(index)?;
+                if step == Step::Architecture || remote::is_refusal(&cause) {
+                    record(self.journal.leave(index))?;
                 }
-                Err(error)
+                Err((step, cause))
             }
         }
+    }
+
+    fn look(
+        &self,
+        session: &mut Session,
+        index: usize,
+        configured: Option<&str>,
+    ) -> Result<RemoteDir, Failed> {
+        let (program, timeout) = (&self.program, self.options.timeout);
+        let (name, tag) = (program.remote_name(), format!("{}-{index}", self.cluster.id));
+        let mut wanted = Wanted {
+            loader: program.loader(),
+            machines: program.machines(),
+            configured,
+            program: &name,
+            digest: &program.digest,
+            tools: &Packing::ALL.map(Packing::tool),
+            tag: &tag,
+        };
+        let (system, mut dir) = remote::prepare(session, &wanted, timeout)?;
+        program.check_system(&system).map_err(|cause| (Step::Architecture, cause))?;
+        if dir.is_none() {
+            // The host could not judge by itself.
+            wanted.machines = &["*"];
+            dir = remote::prepare(session, &wanted, timeout)?.1;
+        }
+        let unknown = || (Step::Directory, anyhow!("the host does not say where the directory is"));
+        dir.ok_or_else(unknown)
     }
 
     /// Sees to it that the program is in `dir`, whole; returns whether it had to be uploaded.
@@ -128,70 +155,81 @@ impl Deployment<'_> {
         let mut progress = |sent: u64| {
             self.sent.fetch_add(sent, Ordering::Relaxed);
         };
-        let mut bytes = Cursor::new(&self.program.bytes);
-        session.upload(&mut bytes, length, &path, 0o700, self.options.timeout, &mut progress)?;
-        let digest = remote::digest(session, &path, self.options.timeout)?;
-        if digest != self.program.digest {
-            bail!("{path} has the digest {digest} after the upload instead of {}", self.program.digest);
+        let proven = session.upload(Upload {
+            bytes: &self.program.bytes,
+            digest: &self.program.digest,
+            packed: self.packed_for(session.host_address(), dir),
+            path: &path,
+            mode: 0o700,
+            stall: self.options.timeout,
+            progress: &mut progress,
+        })?;
+        if !proven {
+            let digest = remote::digest(session, &path, self.options.timeout)?;
+            let wanted = &self.program.digest;
+            ensure!(digest == *wanted, "{path} has the digest {digest} after the upload instead of {wanted}");
         }
         Ok(true)
     }
 
-    /// Stops the workers of former deployments on this host, and removes programs that none uses any more.
-    fn replace_older(&self, session: &mut Session, dir: &RemoteDir, place: &Place) -> anyhow::Result<usize> {
-        let timeout = self.options.timeout;
-        let program = self.program.remote_name();
-        let older = Scope::Older { id: &self.cluster.id, program: &program };
-        let mut stopped = remote::clean(session, Some(&dir.path), older, timeout)?.stopped;
+    /// Returns the program packed as the host can unpack it, if that is of use.
+    fn packed_for(&self, address: IpAddr, dir: &RemoteDir) -> Option<Packed<'_>> {
+        let packing = Packing::choose(address, &dir.tools)?;
+        let bytes = self.packer.packed(packing, &self.program.bytes)?;
+        Some(Packed { bytes, unpack: packing.unpack() })
+    }
+
+    /// Stops the workers that former deployments have on this host in other directories than `dir`.
+    fn stop_elsewhere(&self, session: &mut Session, dir: &RemoteDir, place: &Place) -> anyhow::Result<usize> {
+        let mut stopped = 0;
         for former in self.former.iter().filter(|former| former.host == place.host && *former != place) {
             if former.remote_dir.as_deref() != Some(dir.path.as_str()) {
-                stopped += remote::clean(session, former.remote_dir.as_deref(), Scope::All, timeout)?.stopped;
+                let configured = former.remote_dir.as_deref();
+                stopped += remote::clean(session, configured, Scope::All, self.options.timeout)?.stopped;
             }
             self.journal.forget_former(former);
         }
         Ok(stopped)
     }
 
-    /// Starts the worker and returns its report.
+    /// Starts the worker in the place of older ones; returns how many those were, and its report.
     fn start(
         &self,
         session: &mut Session,
         host: &Host,
         dir: &RemoteDir,
-        worker_dir: &str,
+        worker: &str,
         address: IpAddr,
-    ) -> anyhow::Result<Started> {
-        let name = host.name.0.clone();
-        let orders = Orders { key: self.cluster.key.clone(), name, detached: false }.to_bytes()?;
-        let program = format!("{}/{}", dir.path, self.program.remote_name());
-        let command = start_command(self.options, &program, worker_dir, address);
-        let output = session.run(&command, &orders, self.options.timeout)?;
-        match daemon::find_report(&output.stdout) {
-            Some(started) if output.status == 0 => Ok(started),
-            _ => Err(failure_of(&output)),
-        }
+    ) -> Result<(usize, Started), Failed> {
+        let orders = Orders { key: self.cluster.key.clone(), name: host.name.0.clone(), detached: false };
+        let orders = orders.to_line().map_err(|cause| (Step::Start, cause))?;
+        let launch = Launch {
+            dir: &dir.path,
+            program: &self.program.remote_name(),
+            id: &self.cluster.id,
+            worker,
+            arguments: &arguments(self.options, address),
+            orders: &orders,
+        };
+        remote::start(session, &launch, self.options.timeout)
     }
 }
 
-/// Returns the command that starts a worker at an address of the same kind as `address`.
-fn start_command(options: &DeployOptions, program: &str, worker_dir: &str, address: IpAddr) -> String {
+/// Returns the arguments of `serve` for a worker at an address of the same kind as `address`.
+fn arguments(options: &DeployOptions, address: IpAddr) -> String {
     let any = match address {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
     let idle_ms = options.idle_timeout.as_millis().max(1);
-    let mut command = format!(
-        "exec {} serve --detach {} --bind {any} --port 0 --idle-timeout {idle_ms}ms",
-        quote(program),
-        quote(worker_dir)
-    );
+    let mut arguments = format!("--bind {any} --port 0 --idle-timeout {idle_ms}ms");
     if let Some(threads) = options.threads {
-        command += &format!(" --threads {threads}");
+        arguments += &format!(" --threads {threads}");
     }
     if let Some(memory) = options.memory {
-        command += &format!(" --memory {memory}");
+        arguments += &format!(" --memory {memory}");
     }
-    command
+    arguments
 }
 
 /// With `--shared-dir`, lets one host at a time look for the program, until one has uploaded it.
@@ -232,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn start_command_has_no_secret_and_is_quoted() {
+    fn arguments_are_plain_words() {
         let options = DeployOptions {
             hosts: PathBuf::from("hosts.toml"),
             binary: None,
@@ -246,11 +284,9 @@ mod tests {
             memory: Some(1000),
         };
         let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
-        let command = start_command(&options, "/tmp/a b/mapreduce-1", "/tmp/a b/worker-1", v6);
         assert_eq!(
-            command,
-            "exec '/tmp/a b/mapreduce-1' serve --detach '/tmp/a b/worker-1' --bind :: --port 0 \
-             --idle-timeout 60000ms --threads 3 --memory 1000"
+            arguments(&options, v6),
+            "--bind :: --port 0 --idle-timeout 60000ms --threads 3 --memory 1000"
         );
     }
 

@@ -1,4 +1,4 @@
-# Clean: stops our workers of one remote directory and removes what they left.
+# Clean: how our workers of one remote directory are stopped, and what they left is removed.
 #
 # Variables: `configured`, and one of these, the others empty, or all empty to remove everything:
 # `keep`, the id of a cluster whose workers stay, with `program`, the file name of a program that stays;
@@ -29,29 +29,36 @@ workers() {
   done
 }
 
-# Waits until no worker is left, about two seconds at most.
+# Waits until none of the processes `pids` is left, about two seconds at most; tells whether that is so. One that ended
+# and that nobody has asked about yet has no file any more.
 await_end() {
   rounds=0
-  while [ "$rounds" -lt 20 ] && [ -n "$(workers)" ]; do
-    sleep 0.1 2>/dev/null || sleep 1
-    rounds=$((rounds + 1))
+  for pid in $pids; do
+    while [ -e "/proc/$pid/exe" ]; do
+      [ "$rounds" -lt 60 ] || return
+      sleep 0.03 2>/dev/null || {
+        sleep 1
+        rounds=$((rounds + 30))
+      }
+      rounds=$((rounds + 1))
+    done
   done
 }
 
 stop_workers() {
   pids=$(workers)
   [ -n "$pids" ] || return 0
-  say stopped "$(echo "$pids" | wc -l | tr -d ' ')"
+  set -- $pids
+  say stopped "$#"
   kill -TERM $pids 2>/dev/null
   # A worker that was suspended does not see the first signal before it is woken.
   kill -CONT $pids 2>/dev/null
-  await_end
+  await_end && return
+  # Their numbers may belong to other processes by now.
   pids=$(workers)
   [ -n "$pids" ] || return 0
   kill -KILL $pids 2>/dev/null
-  await_end
-  pids=$(workers)
-  [ -z "$pids" ] || fail "process $(echo $pids) does not end"
+  await_end || fail "process $(echo $pids) does not end"
 }
 
 # Ends the uploads that a broken connection has left behind: until somebody tells this machine, which may be never, they
@@ -70,12 +77,21 @@ end_uploads() {
   done
 }
 
-remove_worker_dirs() {
+# Sets `node` and `here` to what the `host` files of workers on this machine say.
+name_host() {
+  [ -z "$node" ] || return 0
   node=$(uname -n)
-  here=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null):$(readlink /proc/self/ns/pid 2>/dev/null)
+  boot=
+  { read -r boot </proc/sys/kernel/random/boot_id; } 2>/dev/null
+  here=$boot:$(readlink /proc/self/ns/pid 2>/dev/null)
+}
+
+remove_worker_dirs() {
+  node=
   for worker in "$dir"/worker-*; do
     [ -d "$worker" ] && [ ! -L "$worker" ] && [ -O "$worker" ] || continue
     meant "$worker" || continue
+    name_host
     its_here= its_node=
     { read -r its_here its_node <"$worker/host"; } 2>/dev/null
     if [ "$its_here" = "$here" ] || [ "$its_node" = "$node" ] || [ -z "$its_here" ]; then
@@ -108,7 +124,8 @@ remove_programs() {
   done
 }
 
-main() {
+# Leaves `dir` as it was named or, if it is there, by its true path.
+clean() {
   name_dir
   named=$dir
   # The directory may be gone though a worker still runs.
@@ -124,6 +141,4 @@ main() {
       rmdir -- "$dir" 2>/dev/null
     fi
   fi
-  say end clean
 }
-main </dev/null

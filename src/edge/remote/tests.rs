@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use super::*;
+use crate::edge::ssh::Upload;
 
 struct Local;
 
@@ -40,12 +41,27 @@ fn place() -> (tempfile::TempDir, PathBuf) {
     (home, dir)
 }
 
-fn prepare(dir: &Path) -> anyhow::Result<RemoteDir> {
-    prepare_directory(&mut Local, dir.to_str(), "mapreduce-0123", "7-0", DEADLINE)
+/// What a program of three bytes wants.
+fn wanted<'a>(dir: &'a Path, machines: &'a [&'a str]) -> Wanted<'a> {
+    Wanted {
+        loader: None,
+        machines,
+        configured: dir.to_str(),
+        program: "mapreduce-0123",
+        digest: "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        tools: &["sh", "no-such-tool", "cat"],
+        tag: "7-0",
+    }
+}
+
+fn prepare(dir: &Path) -> Result<RemoteDir, Failed> {
+    super::prepare(&mut Local, &wanted(dir, &["*"]), DEADLINE).map(|(_, dir)| dir.unwrap())
 }
 
 fn refusal(dir: &Path) -> String {
-    prepare(dir).unwrap_err().to_string()
+    let (step, cause) = prepare(dir).unwrap_err();
+    assert!(step == Step::Directory && is_refusal(&cause), "{step}: {cause}");
+    cause.to_string()
 }
 
 fn clean_all(dir: &Path) -> Cleaned {
@@ -88,10 +104,31 @@ const STUBBORN: &str = "trap '' TERM; echo; while :; do sleep 0.05; done";
 
 #[test]
 fn system_is_told() {
-    let system = system(&mut Local, Some("/no/such/loader"), DEADLINE).unwrap();
-    assert_eq!(system.arch, std::env::consts::ARCH);
-    assert!(!system.has_loader);
-    assert!(super::system(&mut Local, None, DEADLINE).unwrap().has_loader);
+    let (_home, dir) = place();
+    let wanted = Wanted { loader: Some("/no/such/loader"), ..wanted(&dir, &[]) };
+    let (system, found) = super::prepare(&mut Local, &wanted, DEADLINE).unwrap();
+    assert_eq!((system.arch.as_str(), found), (std::env::consts::ARCH, None));
+    assert!(!system.has_loader && !system.libc.is_empty());
+    let wanted = Wanted { loader: Some("/bin/sh"), ..wanted };
+    assert!(super::prepare(&mut Local, &wanted, DEADLINE).unwrap().0.has_loader);
+    let wanted = Wanted { loader: None, ..wanted };
+    assert!(super::prepare(&mut Local, &wanted, DEADLINE).unwrap().0.has_loader);
+    assert!(!dir.exists());
+}
+
+#[test]
+fn directory_is_made_on_the_machines_wanted() {
+    let (_home, dir) = place();
+    for others in [&["other", "s390*", "x?"][..], &[], &[""], &["/*"]] {
+        let (_, found) = super::prepare(&mut Local, &wanted(&dir, others), DEADLINE).unwrap();
+        assert!(found.is_none() && !dir.exists(), "{others:?}");
+    }
+    let start = format!("{}*", &std::env::consts::ARCH[..2]);
+    for this in [std::env::consts::ARCH, &start] {
+        let found = super::prepare(&mut Local, &wanted(&dir, &["other", this]), DEADLINE).unwrap().1;
+        assert!(found.is_some() && dir.exists(), "{this}");
+        fs::remove_dir(&dir).unwrap();
+    }
 }
 
 #[test]
@@ -100,11 +137,21 @@ fn directory_is_made_private_and_found_again() {
     let made = prepare(&dir).unwrap();
     assert_eq!(made.path, fs::canonicalize(&dir).unwrap().to_str().unwrap());
     assert!(made.free_bytes.is_some() && made.digest.is_none());
+    assert_eq!(made.tools, ["sh", "cat"]);
     assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o7777, 0o700);
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
-    fs::write(dir.join("mapreduce-0123"), "abc").unwrap();
+    let program = dir.join("mapreduce-0123");
+    for text in ["", "ab", "abcd", "abd"] {
+        fs::write(&program, text).unwrap();
+        let found = prepare(&dir).unwrap();
+        assert_eq!(found.digest.unwrap(), crate::edge::program::digest_of(text.as_bytes()));
+        assert!(found.free_bytes.is_some(), "{text}: there will be an upload");
+    }
+    fs::write(&program, "abc").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o600)).unwrap();
     let found = prepare(&dir.join("")).unwrap();
     assert_eq!(found.digest.unwrap(), crate::edge::program::digest_of(b"abc"));
+    assert_eq!(fs::metadata(&program).unwrap().permissions().mode() & 0o7777, 0o700);
 }
 
 #[test]
@@ -194,7 +241,17 @@ fn upload_that_lost_its_client_is_ended() {
     prepare(&dir).unwrap();
     let path = dir.join("mapreduce-0123");
     let (path, part) = (path.to_str().unwrap(), format!("{}.5.part", path.display()));
-    let script = crate::edge::ssh::receive_script(&part, path, 1000, 0o700);
+    let bytes = [0; 1000];
+    let upload = Upload {
+        bytes: &bytes,
+        digest: "",
+        packed: None,
+        path,
+        mode: 0o700,
+        stall: DEADLINE,
+        progress: &mut |_| (),
+    };
+    let script = crate::edge::ssh::receive_script(&part, &upload, "cat");
     // A process group of its own, as sshd makes it; an end of input that never comes.
     let mut command = Command::new("sh");
     command.args(["-c", &script]).stdin(Stdio::piped()).stderr(Stdio::null()).process_group(0);
@@ -248,6 +305,61 @@ fn deploying_keeps_its_own_workers_and_programs_in_use() {
     assert_eq!(left, ["mapreduce-new", "mapreduce-new.part", "mapreduce-used", "worker-a-9", "worker-b-0"]);
 }
 
+/// A program that keeps what it was given, and says what it was told to.
+fn write_program(dir: &Path, body: &str) {
+    let program = dir.join("mapreduce-0123");
+    fs::write(&program, format!("#!/bin/sh\nPATH=$PATH:/usr/bin:/bin\n{body}\n")).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+fn start_in(dir: &Path, orders: &str) -> Result<(usize, Started), Failed> {
+    let launch = Launch {
+        dir: dir.to_str().unwrap(),
+        program: "mapreduce-0123",
+        id: "b",
+        worker: "worker-b-0",
+        arguments: "--bind 0.0.0.0 --port 0",
+        orders,
+    };
+    start(&mut Local, &launch, DEADLINE)
+}
+
+#[test]
+fn worker_is_started_in_the_place_of_older_ones() {
+    let (_home, dir) = place();
+    prepare(&dir).unwrap();
+    let mut old = FakeWorker::start(&dir, "worker-a-0", POLITE);
+    fs::write(dir.join("mapreduce-old"), "").unwrap();
+    let report = r#"mkdir "$3"; cat >"$3/orders"; echo "$*" >"$3/arguments"; echo '{"pid":7,"port":8}'"#;
+    write_program(&dir, report);
+    let orders = r#"{"key":"it's $HOME","name":"a \\n \"b\" %s"}"#;
+    let (stopped, started) = start_in(&dir, orders).unwrap();
+    assert_eq!((stopped, started), (1, Started { pid: 7, port: 8 }));
+    assert!(!old.lives() && !dir.join("worker-a-0").exists() && !dir.join("mapreduce-old").exists());
+    let worker = dir.join("worker-b-0");
+    assert_eq!(fs::read_to_string(worker.join("orders")).unwrap(), format!("{orders}\n"));
+    let expected = format!("serve --detach {} --bind 0.0.0.0 --port 0\n", worker.display());
+    assert_eq!(fs::read_to_string(worker.join("arguments")).unwrap(), expected);
+}
+
+#[test]
+fn worker_that_does_not_start_says_why() {
+    let (_home, dir) = place();
+    prepare(&dir).unwrap();
+    let failure = |body: &str| {
+        write_program(&dir, body);
+        let (step, cause) = start_in(&dir, "{}").unwrap_err();
+        assert_eq!(step, Step::Start, "{cause:#}");
+        format!("{cause:#}")
+    };
+    let said = failure("echo 'no port is free' >&2; exit 5");
+    assert!(said.contains("status 5") && said.contains("no port is free"), "{said}");
+    assert_eq!(failure("echo hello"), "the worker did not report");
+    fs::remove_file(dir.join("mapreduce-0123")).unwrap();
+    let (step, cause) = start_in(&dir, "{}").unwrap_err();
+    assert!(step == Step::Start && format!("{cause:#}").contains("status 127"), "{step}: {cause:#}");
+}
+
 #[test]
 fn one_worker_is_stopped_alone() {
     let (_home, dir) = place();
@@ -263,7 +375,22 @@ fn one_worker_is_stopped_alone() {
 
 #[test]
 fn noise_of_login_shells_is_no_answer() {
-    let answer = Answer::parse(b"Welcome!\nmapreduce:dir=/tmp/a=b\nmapreduce:free_kib=\n\xff\n");
+    let answer = Answer::parse(b"Welcome!\nmapreduce:dir=/tmp/a=b\nmapreduce:free_kib=\n\xff\n".to_vec());
     assert_eq!(answer.value("dir"), Some("/tmp/a=b"));
     assert_eq!(answer.value("free_kib"), None);
+}
+
+#[test]
+fn a_shell_that_runs_nothing_is_quoted() {
+    /// An account that is closed.
+    struct Closed;
+    impl Shell for Closed {
+        fn run(&mut self, _: &str, _: &[u8], _: Duration) -> anyhow::Result<CommandOutput> {
+            let stdout = b"This account is\x1b[2J currently not available.\n".to_vec();
+            Ok(CommandOutput { status: 1, signal: None, stdout, stderr: Vec::new() })
+        }
+    }
+    let error = probe(&mut Closed, "/tmp", DEADLINE).err().unwrap().to_string();
+    assert!(error.contains("status 1") && error.contains("currently not available"), "{error}");
+    assert!(!error.contains('\u{1b}'));
 }

@@ -17,7 +17,6 @@ mod upload;
 
 use std::env;
 use std::fmt;
-use std::io::Read;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -34,6 +33,7 @@ pub use connection::CallError;
 pub use exec::quote;
 #[cfg(test)]
 pub(crate) use upload::receive_script;
+pub use upload::{Packed, Upload};
 
 /// A host to log in to, as the hosts file and the command line say; `~/.ssh/config` fills in the rest.
 #[derive(Clone, Debug)]
@@ -109,22 +109,12 @@ impl Session {
         exec::run(&mut self.connection, command, source, Patience::Whole(deadline))
     }
 
-    /// Writes `len` bytes of `from` to the remote file `path`, atomically, with permission bits `mode`. `path` is
-    /// taken as it is: no `~`, no variable. `stall` bounds each wait for progress. `progress` hears the bytes sent, by
-    /// how many there are more.
+    /// Writes a remote file, atomically; tells whether the host has proven its digest, for which some have no tool.
     ///
     /// # Errors
-    /// If the file could not be written whole; then there is no file at `path` of ours.
-    pub fn upload(
-        &mut self,
-        from: &mut dyn Read,
-        len: u64,
-        path: &str,
-        mode: u32,
-        stall: Duration,
-        progress: &mut dyn FnMut(u64),
-    ) -> anyhow::Result<()> {
-        upload::upload(&mut self.connection, upload::Upload { from, len, path, mode, stall, progress })
+    /// If the file could not be written whole; then there is no file at its path of ours.
+    pub fn upload(&mut self, file: Upload<'_>) -> anyhow::Result<bool> {
+        upload::upload(&mut self.connection, file)
     }
 }
 

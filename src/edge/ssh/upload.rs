@@ -1,8 +1,8 @@
 //! Upload: a file on the host that is whole or absent.
 //!
-//! The bytes go to the standard input of `cat`. That needs neither an scp nor an sftp server, the exit status tells of
-//! a full disk, and it is as fast as scp, which quotes paths and sets modes in its own way. Where there is no `cat`,
-//! `scp` is asked.
+//! The bytes go to the standard input of `cat`, or of what unpacks them. That needs neither an scp nor an sftp server,
+//! the exit status tells of a full disk, and it is as fast as scp, which quotes paths and sets modes in its own way.
+//! Where there is no `cat`, `scp` is asked.
 
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -19,17 +19,25 @@ use crate::edge::hex;
 /// How a shell says that it does not find a command.
 const NOT_FOUND: i32 = 127;
 
-/// Bytes of the first read of `from`; also of the pieces that scp is fed.
+/// Bytes of the pieces that scp is fed.
 const PIECE_BYTES: usize = 1 << 20;
 
 /// Bytes of randomness in the name of an unfinished file: nobody on the host can have taken it beforehand.
 const NAME_BYTES: usize = 12;
 
+/// What the remote half says once the digest is as it should be.
+const PROVEN: &[u8] = b"mapreduce:digest=right";
+
 /// A file to be uploaded.
 pub struct Upload<'a> {
-    pub from: &'a mut dyn Read,
-    pub len: u64,
+    pub bytes: &'a [u8],
+    /// Their SHA-256, in hexadecimal.
+    pub digest: &'a str,
+    /// The same, packed. If the host cannot unpack it, whatever the reason, the file is sent as it is.
+    pub packed: Option<Packed<'a>>,
+    /// Taken as it is: no `~`, no variable.
     pub path: &'a str,
+    /// Permission bits.
     pub mode: u32,
     /// Bound on each wait for progress.
     pub stall: Duration,
@@ -37,65 +45,97 @@ pub struct Upload<'a> {
     pub progress: &'a mut dyn FnMut(u64),
 }
 
-/// Uploads a file.
+/// A file that is packed for the way.
+#[derive(Clone, Copy, Debug)]
+pub struct Packed<'a> {
+    pub bytes: &'a [u8],
+    /// The remote command that unpacks its standard input.
+    pub unpack: &'a str,
+}
+
+/// Uploads a file; tells whether the host has proven its digest, for which some have no tool.
 ///
 /// # Errors
 /// With the path and what the host said; then nothing of ours is left there, unless the connection broke before the
 /// host could tidy up.
-pub fn upload(connection: &mut Connection, mut file: Upload<'_>) -> anyhow::Result<()> {
-    let temporary = format!("{}.{}.part", file.path, hex::random(NAME_BYTES)?);
+pub fn upload(connection: &mut Connection, mut file: Upload<'_>) -> anyhow::Result<bool> {
     let path = file.path;
-    let uploaded = by_cat(connection, &mut file, &temporary);
-    uploaded.with_context(|| format!("could not write {path}"))
+    upload_somehow(connection, &mut file).with_context(|| format!("could not write {path}"))
 }
 
-fn by_cat(connection: &mut Connection, file: &mut Upload<'_>, temporary: &str) -> anyhow::Result<()> {
-    // Asked first, for what is sent to a command that does not run would be lost.
-    let found = run_quietly(connection, "exec sh -c 'command -v cat >/dev/null || exit 127'", file.stall)?;
-    if found.status == NOT_FOUND {
-        return by_scp(connection, file, temporary);
+fn upload_somehow(connection: &mut Connection, file: &mut Upload<'_>) -> anyhow::Result<bool> {
+    if let Some(packed) = file.packed {
+        let output = receive(connection, file, packed.unpack, packed.bytes)?;
+        if output.status == 0 {
+            return Ok(is_proven(&output));
+        }
     }
-    let mut local = Local { from: &mut *file.from, left: file.len, short: false };
-    let source = Source { from: &mut local, progress: &mut *file.progress };
-    let script = receive_script(temporary, file.path, file.len, file.mode);
-    let output = exec::run(
-        connection,
-        &format!("exec sh -c {}", quote(&script)),
-        source,
-        Patience::Stall(file.stall),
-    )?;
-    // The host's complaint would be but an echo of this.
-    ensure!(!local.short, "the local file ended {} bytes too early", local.left);
+    let output = receive(connection, file, "cat", file.bytes)?;
+    if output.status == NOT_FOUND {
+        return by_scp(connection, file).map(|()| false);
+    }
     ensure!(output.status == 0, failure_of(&output));
-    Ok(())
+    Ok(is_proven(&output))
 }
 
-/// The remote half. The connection may be cut, which looks like the end of the input, so the length is checked before
-/// the file gets its name. No `!` in here: csh, as login shell, would take it for history. `remote/clean.sh` knows it
-/// by how it begins.
-pub(crate) fn receive_script(temporary: &str, path: &str, len: u64, mode: u32) -> String {
-    let (temporary, path) = (quote(temporary), quote(path));
+/// Has the host pass `bytes` through the command `take`, to a file.
+///
+/// # Errors
+/// If the connection broke; what the host thought of it is in the output.
+fn receive(
+    connection: &mut Connection,
+    file: &mut Upload<'_>,
+    take: &str,
+    bytes: &[u8],
+) -> anyhow::Result<CommandOutput> {
+    let script = receive_script(&temporary(file)?, file, take);
+    let mut from = bytes;
+    let source = Source { from: &mut from, progress: &mut *file.progress };
+    exec::run(connection, &format!("exec sh -c {}", quote(&script)), source, Patience::Stall(file.stall))
+}
+
+fn temporary(file: &Upload<'_>) -> anyhow::Result<String> {
+    Ok(format!("{}.{}.part", file.path, hex::random(NAME_BYTES)?))
+}
+
+fn is_proven(output: &CommandOutput) -> bool {
+    output.stdout.split(|&byte| byte == b'\n').any(|line| line == PROVEN)
+}
+
+/// The remote half. The connection may be cut, which looks like the end of the input, and disks fail, so length and
+/// digest are checked before the file gets its name. No `!` in here: csh, as login shell, would take it for history.
+/// `remote/clean.sh` knows it by how it begins.
+pub(crate) fn receive_script(temporary: &str, file: &Upload<'_>, take: &str) -> String {
+    let (temporary, path) = (quote(temporary), quote(file.path));
+    let Upload { bytes, digest, mode, .. } = file;
     format!(
         "umask 077; t={temporary}; p={path}; \
          fail() {{ s=$?; rm -f \"$t\"; [ $# -eq 0 ] || echo \"$1\" >&2; [ $s -eq 0 ] && s=1; exit $s; }}; \
          trap \"rm -f \\\"\\$t\\\"; exit 1\" HUP INT TERM PIPE; \
          if [ -d \"$p\" ]; then fail 'is a directory'; fi; \
-         set -C; cat > \"$t\" || fail; \
+         set -C; {take} > \"$t\" || fail; \
          n=$(wc -c < \"$t\") || fail; [ $n -eq {len} ] || fail \"only $n of {len} bytes arrived\"; \
-         chmod {mode:o} \"$t\" || fail; mv -f \"$t\" \"$p\" || fail"
+         for c in 'openssl dgst -sha256 -r' sha256sum 'shasum -a 256'; do \
+         command -v ${{c%% *}} >/dev/null 2>&1 || continue; \
+         d=$($c < \"$t\" 2>/dev/null); d=${{d%% *}}; [ ${{#d}} -eq 64 ] || continue; \
+         [ $d = {digest} ] || fail \"the digest is $d instead of {digest}\"; echo {proven}; break; done; \
+         chmod {mode:o} \"$t\" || fail; mv -f \"$t\" \"$p\" || fail",
+        len = bytes.len(),
+        proven = PROVEN.escape_ascii(),
     )
 }
 
-fn by_scp(connection: &mut Connection, file: &mut Upload<'_>, temporary: &str) -> anyhow::Result<()> {
-    let sent = send_by_scp(connection, file, temporary);
+fn by_scp(connection: &mut Connection, file: &mut Upload<'_>) -> anyhow::Result<()> {
+    let temporary = temporary(file)?;
+    let sent = send_by_scp(connection, file, &temporary);
     let finish = match &sent {
         Ok(()) => format!(
             "chmod {:o} {t} && mv -f {t} {p} || {{ s=$?; rm -f {t}; exit $s; }}",
             file.mode,
-            t = quote(temporary),
+            t = quote(&temporary),
             p = quote(file.path)
         ),
-        Err(_) => format!("rm -f {}", quote(temporary)),
+        Err(_) => format!("rm -f {}", quote(&temporary)),
     };
     let output = run_quietly(connection, &finish, file.stall);
     sent?;
@@ -108,16 +148,10 @@ fn send_by_scp(connection: &mut Connection, file: &mut Upload<'_>, temporary: &s
     let mut deadline = Deadline::within(file.stall);
     let path = Path::new(temporary);
     let mut channel = connection
-        .call(&deadline, |session| session.scp_send(path, 0o600, file.len, None))
+        .call(&deadline, |session| session.scp_send(path, 0o600, file.bytes.len() as u64, None))
         .context("neither cat nor scp takes the file")?;
-    let mut piece = vec![0; PIECE_BYTES];
-    let mut left = file.len;
-    while left > 0 {
-        let most = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let read = file.from.read(&mut piece[..most]).context("could not read the local file")?;
-        ensure!(read > 0, "the local file ended {left} bytes too early");
-        left -= read as u64;
-        send_all(connection, &mut channel, &piece[..read], &mut deadline, file.progress)?;
+    for piece in file.bytes.chunks(PIECE_BYTES) {
+        send_all(connection, &mut channel, piece, &mut deadline, file.progress)?;
     }
     // The protocol's word for "that was all of it, in good order"; libssh2 leaves it out.
     send_all(connection, &mut channel, b"\0", &mut deadline, &mut |_| ())?;
@@ -152,24 +186,6 @@ fn send_all(
         deadline.renew();
     }
     Ok(())
-}
-
-/// The local file, up to the length that was announced.
-struct Local<'a> {
-    from: &'a mut dyn Read,
-    left: u64,
-    /// Whether it ended before that.
-    short: bool,
-}
-
-impl Read for Local<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let read = self.from.read(&mut buffer[..most])?;
-        self.left -= read as u64;
-        self.short = read == 0 && self.left > 0;
-        Ok(read)
-    }
 }
 
 /// Runs a command that reads nothing.

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use mapreduce::edge::failure::{HostName, Step};
-use mapreduce::edge::ssh::{Session, Target};
+use mapreduce::edge::ssh::{Session, Target, Upload};
 
 use super::{LIMIT, TIMEOUT, connect, logged_in, report};
 use crate::harness::{Lab, LabOptions, with_deadline};
@@ -100,10 +100,20 @@ fn host_that_freezes_during_an_upload_or_a_command_is_left() {
                     lab.hosts[0].freeze();
                 });
                 if upload {
-                    let mut slow = Slow(&data[..]);
                     let path = lab.hosts[0].home.join("program");
-                    let path = path.to_str().unwrap();
-                    session.upload(&mut slow, data.len() as u64, path, 0o755, SHORT, &mut |_| ()).unwrap_err()
+                    // Not so fast that all is sent before the host freezes.
+                    let progress = &mut |_| std::thread::sleep(Duration::from_millis(1));
+                    session
+                        .upload(Upload {
+                            bytes: &data,
+                            digest: "",
+                            packed: None,
+                            path: path.to_str().unwrap(),
+                            mode: 0o755,
+                            stall: SHORT,
+                            progress,
+                        })
+                        .unwrap_err()
                 } else {
                     session.run("cat >/dev/null; sleep 4", &data, SHORT).unwrap_err()
                 }
@@ -144,17 +154,4 @@ fn host_that_dies_during_a_command_is_noticed_at_once() {
         assert!(result.is_err());
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     });
-}
-
-/// Gives its bytes in small pieces, with pauses.
-struct Slow<'a>(&'a [u8]);
-
-impl std::io::Read for Slow<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        std::thread::sleep(Duration::from_millis(1));
-        let n = buffer.len().min(self.0.len()).min(64 << 10);
-        buffer[..n].copy_from_slice(&self.0[..n]);
-        self.0 = &self.0[n..];
-        Ok(n)
-    }
 }

@@ -1,9 +1,13 @@
 //! Transfer: commands with input and output, uploads, many sessions at once.
 
 use std::fs;
-use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+use mapreduce::edge::packed::{Packer, Packing};
+use mapreduce::edge::program::digest_of;
+use mapreduce::edge::ssh::{Packed, Session, Upload};
 
 use super::{LIMIT, TIMEOUT, connect, logged_in, report, said};
 use crate::harness::{Lab, LabOptions, is_child, run_as_child, with_deadline};
@@ -21,6 +25,31 @@ fn noise(len: usize) -> Vec<u8> {
             state as u8
         })
         .collect()
+}
+
+/// What came of an upload.
+struct Sent {
+    result: anyhow::Result<bool>,
+    /// Bytes that went over the network.
+    bytes: u64,
+}
+
+fn upload(session: &mut Session, data: &[u8], path: &Path, mode: u32) -> Sent {
+    upload_packed(session, data, &digest_of(data), None, path, mode)
+}
+
+fn upload_packed(
+    session: &mut Session,
+    bytes: &[u8],
+    digest: &str,
+    packed: Option<Packed>,
+    path: &Path,
+    mode: u32,
+) -> Sent {
+    let (mut sent, path) = (0, path.to_str().unwrap());
+    let progress = &mut |bytes| sent += bytes;
+    let result = session.upload(Upload { bytes, digest, packed, path, mode, stall: TIMEOUT, progress });
+    Sent { result, bytes: sent }
 }
 
 #[test]
@@ -92,14 +121,11 @@ fn upload_is_whole_with_its_mode_under_any_name() {
             let data = noise(len);
             let path = home.join(name);
             fs::write(&path, "older").unwrap();
-            let mut seen = 0;
-            let path_text = path.to_str().unwrap();
-            session
-                .upload(&mut &data[..], len as u64, path_text, mode, TIMEOUT, &mut |bytes| seen += bytes)
-                .unwrap_or_else(|error| panic!("{name}: {error:#}"));
+            let sent = upload(&mut session, &data, &path, mode);
+            assert!(sent.result.unwrap_or_else(|error| panic!("{name}: {error:#}")), "{name}: proven");
             assert!(fs::read(&path).unwrap() == data, "{name}");
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, mode, "{name}");
-            assert_eq!(seen, len as u64);
+            assert_eq!(sent.bytes, len as u64);
         }
         assert_eq!(fs::read_dir(home).unwrap().count(), 3, "a temporary file is left");
     });
@@ -112,23 +138,32 @@ fn failed_uploads_name_path_and_reason_and_leave_nothing() {
         let mut session = logged_in(&lab, 0);
         let home = lab.hosts[0].home.clone();
         let data = noise(3 * MIB);
-        let mut upload = |len: usize, path: &str| {
-            let result = session.upload(&mut &data[..], len as u64, path, 0o644, TIMEOUT, &mut |_| ());
-            format!("{:#}", result.unwrap_err())
-        };
+        let mut failure =
+            |path: &Path| format!("{:#}", upload(&mut session, &data, path, 0o644).result.unwrap_err());
         // Neither exists; also root cannot write there.
-        let error = upload(data.len(), "/proc/program");
+        let error = failure(Path::new("/proc/program"));
         assert!(error.contains("could not write /proc/program") && error.contains("status"), "{error}");
-        let error = upload(data.len(), home.join("missing/program").to_str().unwrap());
+        let error = failure(&home.join("missing/program"));
         assert!(error.contains("missing/program") && error.contains("irectory"), "{error}");
         fs::create_dir(home.join("dir")).unwrap();
-        let error = upload(data.len(), home.join("dir").to_str().unwrap());
+        let error = failure(&home.join("dir"));
         assert!(error.contains("is a directory"), "{error}");
-        // The local file is shorter than was said.
-        let error = upload(data.len() + 1, home.join("short").to_str().unwrap());
-        assert!(error.contains("1 bytes too early"), "{error}");
         // The session is still good, and all that is there is the directory.
         assert_eq!(said(&mut session, "find . -mindepth 1"), "./dir\n");
+    });
+}
+
+#[test]
+fn file_that_is_not_what_it_should_be_gets_no_name() {
+    with_deadline(LIMIT, || {
+        let lab = Lab::start(1);
+        let mut session = logged_in(&lab, 0);
+        let path = lab.hosts[0].home.join("program");
+        let (data, digest) = (noise(MIB), digest_of(b"something else"));
+        let sent = upload_packed(&mut session, &data, &digest, None, &path, 0o755);
+        let error = format!("{:#}", sent.result.unwrap_err());
+        assert!(error.contains(&format!("instead of {digest}")), "{error}");
+        assert_eq!(said(&mut session, "ls -A"), "");
     });
 }
 
@@ -144,42 +179,73 @@ fn upload_that_does_not_fit_says_so_and_leaves_nothing() {
         });
         let mut session = logged_in(&lab, 0);
         let (data, path) = (noise(8 * MIB), lab.hosts[0].home.join("program"));
-        let result = session.upload(
-            &mut &data[..],
-            data.len() as u64,
-            path.to_str().unwrap(),
-            0o755,
-            TIMEOUT,
-            &mut |_| (),
-        );
-        let error = format!("{:#}", result.unwrap_err());
-        assert!(error.contains("could not write") && error.contains("too large"), "{error}");
-        assert_eq!(said(&mut session, "ls -A"), "");
+        let packer = Packer::default();
+        let packed =
+            Packed { bytes: packer.packed(Packing::Gzip, &vec![0; 8 * MIB]).unwrap(), unpack: "gzip -dc" };
+        for packed in [None, Some(packed)] {
+            let sent = upload_packed(&mut session, &data, &digest_of(&data), packed, &path, 0o755);
+            let error = format!("{:#}", sent.result.unwrap_err());
+            assert!(error.contains("could not write") && error.contains("too large"), "{error}");
+            assert_eq!(said(&mut session, "ls -A"), "");
+        }
     });
 }
 
+/// Bytes that pack well.
+fn program() -> Vec<u8> {
+    noise(MIB / 4).iter().flat_map(|&byte| [byte; 12]).collect()
+}
+
+/// A host on which the tool `name` is a script of ours.
+fn lab_with_tool(name: &str, script: &str) -> Lab {
+    let before_command = Some("PATH=\"$HOME/bin:$PATH\"; export PATH".into());
+    let lab = Lab::with(LabOptions { hosts: 1, before_command, ..LabOptions::default() });
+    let bin = lab.hosts[0].home.join("bin");
+    fs::create_dir(&bin).unwrap();
+    fs::write(bin.join(name), format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    lab
+}
+
+/// Uploads a program packed for gzip; it must arrive. Returns what was sent, in shares of the packed bytes.
+fn sent_of_packed(lab: &Lab) -> (u64, u64, u64) {
+    let mut session = logged_in(lab, 0);
+    let (data, path, packer) = (program(), lab.hosts[0].home.join("program"), Packer::default());
+    let bytes = packer.packed(Packing::Gzip, &data).unwrap();
+    let packed = Some(Packed { bytes, unpack: Packing::Gzip.unpack() });
+    let sent = upload_packed(&mut session, &data, &digest_of(&data), packed, &path, 0o755);
+    assert!(sent.result.unwrap_or_else(|error| panic!("{error:#}")));
+    assert!(fs::read(&path).unwrap() == data);
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o755);
+    let left: Vec<_> = fs::read_dir(&lab.hosts[0].home).unwrap().flatten().map(|e| e.file_name()).collect();
+    assert!(left.iter().all(|name| name == "program" || name == "bin"), "{left:?}");
+    (sent.bytes, bytes.len() as u64, data.len() as u64)
+}
+
 #[test]
-fn local_read_error_is_told_and_leaves_nothing() {
-    struct Failing(usize);
-    impl Read for Failing {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            if self.0 == 0 {
-                return Err(io::Error::other("the disk is broken"));
-            }
-            let n = self.0.min(buffer.len());
-            self.0 -= n;
-            Ok(n)
-        }
-    }
+fn packed_upload_arrives_unpacked() {
     with_deadline(LIMIT, || {
-        let lab = Lab::start(1);
-        let mut session = logged_in(&lab, 0);
-        let path = lab.hosts[0].home.join("program");
-        let path = path.to_str().unwrap();
-        let result = session.upload(&mut Failing(3 * MIB), 9 * MIB as u64, path, 0o755, TIMEOUT, &mut |_| ());
-        let error = format!("{:#}", result.unwrap_err());
-        assert!(error.contains("the disk is broken"), "{error}");
-        assert_eq!(said(&mut session, "ls -A"), "");
+        let (sent, packed, whole) = sent_of_packed(&Lab::start(1));
+        assert_eq!(sent, packed);
+        assert!(packed < whole / 2);
+    });
+}
+
+/// One is not there, one is broken, one tears the file, one makes up its own, one never reads.
+#[test]
+fn upload_goes_as_it_is_where_unpacking_fails() {
+    with_deadline(LIMIT, || {
+        let path = "/usr/bin:/bin";
+        for tool in [
+            "exit 127".to_owned(),
+            "cat >/dev/null; echo 'gzip: invalid compressed data--crc error' >&2; exit 1".to_owned(),
+            format!("PATH={path} gzip -dc | head -c 1000"),
+            format!("PATH={path} gzip -dc | tr a b"),
+            "kill -KILL $$".to_owned(),
+        ] {
+            let (sent, packed, whole) = sent_of_packed(&lab_with_tool("gzip", &tool));
+            assert!((whole..=whole + packed).contains(&sent), "{tool}: {sent} of {whole}");
+        }
     });
 }
 
@@ -202,15 +268,12 @@ fn upload_falls_back_to_scp() {
         let mut session = logged_in(&lab, 0);
         let data = noise(5 * MIB + 1);
         let path = home.join("program");
-        session
-            .upload(&mut &data[..], data.len() as u64, path.to_str().unwrap(), 0o750, TIMEOUT, &mut |_| ())
-            .unwrap_or_else(|error| panic!("{error:#}"));
+        let sent = upload(&mut session, &data, &path, 0o750);
+        assert!(!sent.result.unwrap_or_else(|error| panic!("{error:#}")), "there is no tool for the digest");
         assert!(fs::read(&path).unwrap() == data);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o750);
         let missing = home.join("missing/program");
-        let result =
-            session.upload(&mut &data[..], 5, missing.to_str().unwrap(), 0o750, TIMEOUT, &mut |_| ());
-        assert!(result.is_err());
+        assert!(upload(&mut session, &data[..5], &missing, 0o750).result.is_err());
         assert_eq!(said(&mut session, "ls"), "bin\nprogram\n");
     });
 }
@@ -249,11 +312,10 @@ fn upload_of_sixty_four_mebibytes_is_not_slow() {
         let lab = Lab::start(1);
         let mut session = logged_in(&lab, 0);
         let data = vec![7; 64 * MIB];
+        let digest = digest_of(&data);
         let started = Instant::now();
         let path = lab.hosts[0].home.join("big");
-        session
-            .upload(&mut &data[..], data.len() as u64, path.to_str().unwrap(), 0o600, TIMEOUT, &mut |_| ())
-            .unwrap();
+        upload_packed(&mut session, &data, &digest, None, &path, 0o600).result.unwrap();
         eprintln!("64 MiB in {:?}", started.elapsed());
         assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     });

@@ -1,0 +1,6 @@
+# Stop: cleans a remote directory. Variables: those of `clean.sh`.
+main() {
+  clean
+  say end stop
+}
+main </dev/null
