@@ -1,11 +1,12 @@
-//! Bench of the whole: this program against a plain one, as processes, in turn, on one text.
+//! Bench of the whole: this program against others, as processes, in turn, on one text.
 //!
 //! `cargo bench --bench compare -- FILE [RUNS]`; without FILE, on the book in `examples/`, repeated to 100 MB.
 //! The plain program is what one would write in an afternoon: threads that read blocks, a byte loop for words, a hash
-//! map with a fast hasher for each thread, then merge, sort and write.
+//! map with a fast hasher for each thread, then merge, sort and write. What a user finds on the machine (coreutils,
+//! awk, Python) is slower by far, and counts the front of the text only.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -47,16 +48,77 @@ fn repeated_book(directory: &TempDir) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// Runs both in turn and prints the figures.
+/// Runs this program and the plain one on the text, and this one and each tool on its front.
 fn compare(text: &Path, runs: usize, directory: &TempDir) -> anyhow::Result<()> {
-    let outputs = [directory.path().join("ours"), directory.path().join("plain")];
+    let outputs = [directory.path().join("ours"), directory.path().join("theirs")];
+    let mut plain = Command::new(std::env::current_exe().context("own path")?);
+    plain.arg("--plain").arg(text).arg(&outputs[1]);
+    in_turn("plain", [&mut ours(text, &outputs[0]), &mut plain], text, runs)?;
+    let same = std::fs::read(&outputs[0])? == std::fs::read(&outputs[1])?;
+    let why = "the plain program takes every byte beyond ASCII for a letter";
+    println!(
+        "{}",
+        if same { "the results are the same".to_owned() } else { format!("results differ: {why}") }
+    );
+    let front = directory.path().join("front");
+    let mut bytes = Vec::new();
+    File::open(text)?.take(FRONT_BYTES).read_to_end(&mut bytes)?;
+    std::fs::write(&front, bytes).context("the front of the text")?;
+    for (tool, needed, script) in TOOLS {
+        let missing = needed.iter().find(|program| !is_there(program));
+        if let Some(program) = missing {
+            println!("SKIPPED {tool}: there is no {program} on this machine");
+            continue;
+        }
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, "sh"]).arg(&front).arg(&outputs[1]).env("LC_ALL", "C");
+        in_turn(tool, [&mut ours(&front, &outputs[0]), &mut shell], &front, runs)?;
+    }
+    Ok(())
+}
+
+/// Bytes of the text that are enough for the tools.
+const FRONT_BYTES: u64 = 50 << 20;
+
+/// What a user would reach for: the programs that it needs, and a script that counts the words of `$1` into `$2`.
+const TOOLS: [(&str, &[&str], &str); 3] = [
+    (
+        "coreutils",
+        &["tr", "sort", "uniq"],
+        r#"tr -cs '[:alnum:]_' '\n' < "$1" | sort | uniq -c | sort -rn > "$2""#,
+    ),
+    (
+        "mawk",
+        &["mawk"],
+        r#"mawk '{ gsub(/[^A-Za-z0-9_]+/, " "); for (i = split($0, w, " "); i > 0; i--) n[w[i]]++ }
+            END { for (k in n) print k "\t" n[k] }' "$1" | sort -t "$(printf '\t')" -k 2,2rn -k 1,1 > "$2""#,
+    ),
+    (
+        "python3",
+        &["python3"],
+        r#"python3 -c 'import collections, re, sys
+n = collections.Counter(re.findall(rb"\w+", open(sys.argv[1], "rb").read()))
+with open(sys.argv[2], "wb") as out:
+    for w, c in sorted(n.items(), key=lambda e: (-e[1], e[0])): out.write(b"%s\t%d\n" % (w, c))' "$1" "$2""#,
+    ),
+];
+
+fn is_there(program: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&paths).any(|path| path.join(program).is_file())
+}
+
+fn ours(text: &Path, output: &Path) -> Command {
+    let mut ours = Command::new(env!("CARGO_BIN_EXE_mapreduce"));
+    ours.args(["run", "--local", "-q", "-o"]).arg(output).arg(text);
+    ours
+}
+
+/// Runs two commands in turn, after a warm-up of both, and prints the figures.
+fn in_turn(other: &str, mut commands: [&mut Command; 2], text: &Path, runs: usize) -> anyhow::Result<()> {
     let mut times = [Vec::new(), Vec::new()];
     for run in 0..=runs {
-        let mut ours = Command::new(env!("CARGO_BIN_EXE_mapreduce"));
-        ours.args(["run", "--local", "-q", "-o"]).arg(&outputs[0]).arg(text);
-        let mut plain = Command::new(std::env::current_exe().context("own path")?);
-        plain.arg("--plain").arg(text).arg(&outputs[1]);
-        for (times, command) in times.iter_mut().zip([&mut ours, &mut plain]) {
+        for (times, command) in times.iter_mut().zip(&mut commands) {
             let time = timed(command)?;
             if run > 0 {
                 times.push(time);
@@ -65,20 +127,14 @@ fn compare(text: &Path, runs: usize, directory: &TempDir) -> anyhow::Result<()> 
     }
     let megabytes = std::fs::metadata(text).context("the text")?.len() as f64 / 1e6;
     let mut medians = Vec::new();
-    for (name, times) in ["mapreduce", "plain"].iter().zip(&mut times) {
+    for (name, times) in ["mapreduce", other].iter().zip(&mut times) {
         times.sort();
         let median = times[times.len() / 2].as_secs_f64();
         let (least, most) = (times[0].as_secs_f64(), times[times.len() - 1].as_secs_f64());
         println!("{name:>9}  {median:.3} s ({least:.3} to {most:.3})  {:.0} MB/s", megabytes / median);
         medians.push(median);
     }
-    println!("{:>9}  {:.1} times as fast", "ratio", medians[1] / medians[0]);
-    let same = std::fs::read(&outputs[0])? == std::fs::read(&outputs[1])?;
-    let why = "the plain program takes every byte beyond ASCII for a letter";
-    println!(
-        "{}",
-        if same { "the results are the same".to_owned() } else { format!("results differ: {why}") }
-    );
+    println!("{:>9}  {:.1} times as fast as {other}", "ratio", medians[1] / medians[0]);
     Ok(())
 }
 
