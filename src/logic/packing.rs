@@ -36,7 +36,8 @@ impl Packing {
 }
 
 /// What the user wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Compress {
     /// Always this one, if the worker knows it.
     Always(Packing),

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::logic::packing::{Chooser, Packing};
 use crate::wire::pack::Packer;
@@ -75,6 +75,9 @@ impl LinkPacker {
 /// slow its link is (`edge::net` sees to it that it takes no more).
 const PIECE_BYTES: usize = 256 << 10;
 
+/// A writer that waited for longer has let its link run dry.
+const AT_ONCE: Duration = Duration::from_micros(500);
+
 /// Slices of which a piece is made; what lies beyond is written with the next.
 const MAX_SLICES: usize = 4;
 
@@ -93,9 +96,11 @@ impl Measured {
         Self { inner, rates, measures, unmeasured: PIECE_BYTES }
     }
 
-    /// Says that the link had nothing to carry for a while.
-    pub(crate) fn was_idle(&mut self) {
-        self.unmeasured = PIECE_BYTES;
+    /// Says that nothing was to be written for such a time.
+    pub(crate) fn waited(&mut self, time: Duration) {
+        if time > AT_ONCE {
+            self.unmeasured = PIECE_BYTES;
+        }
     }
 
     fn measure(&mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<usize>) -> io::Result<usize> {
@@ -140,8 +145,6 @@ impl Write for Measured {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::logic::packing::Compress;
     use crate::wire::frame::{Kind, write_frame};
@@ -190,7 +193,7 @@ mod tests {
         let mut writer = Measured::new(Box::new(Slow(1e9, usize::MAX, taken)), rates.clone());
         let piece = vec![b'x'; PIECE_BYTES];
         for _ in 0..5 {
-            writer.was_idle();
+            writer.waited(Duration::from_millis(1));
             writer.write_all(&piece).expect("it takes all");
         }
         assert!(rates.lock().untried().is_empty(), "it is believed to be slow");
