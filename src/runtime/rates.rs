@@ -37,18 +37,9 @@ impl LinkPacker {
     }
 
     /// Packs `text` into `buffer`, whose old content does not matter, and returns how, and how many of its bytes are
-    /// used; `None` if the text is to travel as it is. `waits` tells whether the other side waits for its link.
-    pub(crate) fn pack(
-        &mut self,
-        text: &[u8],
-        waits: bool,
-        buffer: &mut Vec<u8>,
-    ) -> Option<(Packing, usize)> {
-        let untried = {
-            let mut rates = self.rates.lock();
-            rates.waits(waits);
-            rates.untried()
-        };
+    /// used; `None` if the text is to travel as it is.
+    pub(crate) fn pack(&mut self, text: &[u8], buffer: &mut Vec<u8>) -> Option<(Packing, usize)> {
+        let untried = self.rates.lock().untried();
         let sample = &text[..text.len().min(SAMPLE_BYTES)];
         for packing in untried {
             let before = Instant::now();
@@ -98,8 +89,9 @@ impl Measured {
 
     /// Says that nothing was to be written for such a time.
     pub(crate) fn waited(&mut self, time: Duration) {
-        if time > AT_ONCE {
+        if self.measures && time > AT_ONCE {
             self.unmeasured = PIECE_BYTES;
+            self.rates.lock().idled(time);
         }
     }
 
@@ -177,7 +169,7 @@ mod tests {
         let text: Vec<u8> = (0..60_000).map(|n| format!("word{} ", n % 777)).collect::<String>().into();
         let (mut buffer, mut sent, mut packings) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..5 {
-            let packed = packer.pack(&text, true, &mut buffer);
+            let packed = packer.pack(&text, &mut buffer);
             let bytes = packed.map_or(&text[..], |(_, length)| &buffer[..length]);
             write_frame(&mut writer, Kind::Split, &[b"header", bytes]).expect("it takes all");
             write_frame(&mut sent, Kind::Split, &[b"header", bytes]).expect("a vector takes all");

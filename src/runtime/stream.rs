@@ -75,7 +75,7 @@ fn send_batches(
                     read_acknowledgement(reader.as_mut())?;
                     unacknowledged -= 1;
                 }
-                sending.send(&batch, !batches.is_empty())?;
+                sending.send(&batch)?;
                 bytes.fetch_add(batch.len() as u64, Ordering::Relaxed);
                 unacknowledged += 1;
             }
@@ -109,10 +109,9 @@ impl Sending {
         }
     }
 
-    /// Sends a batch; `waits` tells whether more of them wait for the link.
-    fn send(&mut self, batch: &[u8], waits: bool) -> Result<(), FrameError> {
+    fn send(&mut self, batch: &[u8]) -> Result<(), FrameError> {
         let (partition, entries) = decode_batch(batch)?;
-        let (packing, bytes) = match self.packer.pack(entries, waits, &mut self.buffer) {
+        let (packing, bytes) = match self.packer.pack(entries, &mut self.buffer) {
             Some((packing, length)) => (packing, &self.buffer[..length]),
             None => (Packing::Plain, entries),
         };
