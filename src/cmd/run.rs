@@ -56,7 +56,7 @@ pub struct RunOptions {
     pub threads: Option<usize>,
     /// How long a worker may be silent before it counts as lost.
     pub worker_timeout: Duration,
-    /// How splits travel to the workers, and results back.
+    /// How splits, batches and results travel.
     pub compress: Compress,
 }
 
@@ -89,6 +89,7 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
         input_bytes: input.total_bytes(),
         input_files: input.files(),
         worker_timeout: options.worker_timeout,
+        compress: options.compress,
         local: workers.is_empty(),
         began,
     };

@@ -143,9 +143,10 @@ impl SplitSource for Input {
     fn read(&self, split: &Split, into: &mut Vec<u8>) -> anyhow::Result<()> {
         let input = self.files.get(split.file).context("a split of a file that is not there")?;
         let length = usize::try_from(split.length).context("a split longer than memory")?;
-        // Bytes that are overwritten need not be zeroed first, and a new buffer is not even touched.
+        // Bytes that are overwritten need not be zeroed first, and a new buffer is not even touched. It has room for
+        // a somewhat longer split.
         if into.capacity() < length {
-            *into = vec![0; length];
+            *into = vec![0; length + length / 8];
         }
         into.resize(length, 0);
         input.file.read_exact_at(into, split.offset).map_err(|error| match error.kind() {

@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, after, bounded, never, s
 use crate::job::{Job, Value};
 use crate::logic::coordinator::{Command, Config, Coordinator, Event, Failure, Outcome, Phase};
 use crate::logic::ids::{Epoch, JobId, WorkerId};
+use crate::logic::packing::Compress;
 use crate::logic::partition::Seed;
 use crate::wire::message::{Begin, FromWorker, Routes};
 
@@ -35,6 +36,8 @@ pub struct RunSpec<J: Job> {
     pub input_bytes: Option<u64>,
     pub input_files: usize,
     pub worker_timeout: Duration,
+    /// How batches travel between workers.
+    pub compress: Compress,
     pub local: bool,
     /// When the user's command began.
     pub began: Instant,
@@ -303,6 +306,7 @@ impl<J: Job> Client<'_, J> {
                     seed: self.spec.seed,
                     worker,
                     timeout_ms: self.spec.worker_timeout.as_millis() as u64,
+                    compress: self.spec.compress,
                 }),
             ),
             Command::CutSplit { target_bytes } => {

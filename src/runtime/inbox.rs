@@ -9,9 +9,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::logic::ids::{Epoch, WorkerId};
+use crate::logic::packing::Packing;
 use crate::logic::partition::Partition;
-use crate::wire::frame::{FrameError, Kind, MAX_PAYLOAD_BYTES, read_frame, write_frame};
-use crate::wire::message::decode_batch;
+use crate::wire::frame::{
+    FrameError, Header, Kind, MAX_PAYLOAD_BYTES, read_header, read_payload, write_frame,
+};
+use crate::wire::message::{PACKED_BATCH_HEADER_BYTES, decode_packed_batch};
 
 use super::link::{BEAT_INTERVAL, Connection, READ_BUFFER_BYTES};
 
@@ -99,19 +102,46 @@ pub(crate) fn receive_stream(connection: Connection, inbox: &Inbox, epoch: Epoch
         let said = reader.get_mut().say(Kind::Ack);
         said.map_err(|error| FrameError::from(error).to_string())
     };
+    let mut buffers = [Vec::new(), Vec::new()];
+    let text = |error: FrameError| error.to_string();
     loop {
-        let mut payload = Vec::new();
-        match read_frame(&mut reader, &mut payload, MAX_PAYLOAD_BYTES).map_err(|error| error.to_string())? {
-            Some(Kind::Batch) => {
-                let (partition, _) = decode_batch(&payload).map_err(|error| error.to_string())?;
-                inbox.put(epoch, partition, payload).map_err(|error| error.to_string())?;
+        match read_header(&mut reader, MAX_PAYLOAD_BYTES).map_err(text)? {
+            Some(Header { kind: Kind::Batch, length }) => {
+                let (partition, batch) = read_batch(&mut reader, &mut buffers, length).map_err(text)?;
+                inbox.put(epoch, partition, batch).map_err(|error| error.to_string())?;
                 acknowledge(&mut reader)?;
             }
-            Some(Kind::Beat) => {}
-            Some(other) => return Err(FrameError::Unexpected(other).to_string()),
+            Some(Header { kind: Kind::Beat, .. }) => {}
+            Some(Header { kind, .. }) => return Err(FrameError::Unexpected(kind).to_string()),
             None => return acknowledge(&mut reader),
         }
     }
+}
+
+/// Reads a batch of `length` bytes on its way and returns it as it was before it was packed: its partition, then its
+/// entries. A packed one goes through `buffers`.
+fn read_batch(
+    reader: &mut impl Read,
+    [received, unpacked]: &mut [Vec<u8>; 2],
+    length: usize,
+) -> Result<(Partition, Vec<u8>), FrameError> {
+    let mut header = [0; PACKED_BATCH_HEADER_BYTES];
+    let length = length.checked_sub(header.len());
+    let length = length.ok_or_else(|| FrameError::Malformed("a batch without its header".into()))?;
+    reader.read_exact(&mut header)?;
+    let (partition, packed) = decode_packed_batch(header, length)?;
+    let front = partition.0.to_le_bytes();
+    let mut batch = Vec::new();
+    if packed.packing == Packing::Plain {
+        read_payload(&mut front.chain(reader), &mut batch, front.len() + length)?;
+    } else {
+        read_payload(reader, received, length)?;
+        let entries = packed.unpack(&received[..length], unpacked)?;
+        batch.reserve_exact(front.len() + entries.len());
+        batch.extend_from_slice(&front);
+        batch.extend_from_slice(entries);
+    }
+    Ok((partition, batch))
 }
 
 /// A stream that is being received. While a batch crawls over a slow link, its sender waits for an acknowledgement;
@@ -216,17 +246,21 @@ mod tests {
             }
         };
         let whole = send(&[
-            (Kind::Batch, b"\0\0\0\0"),
+            (Kind::Batch, b"\0\0\0\0\0\x02\0\0\0ab"),
             (Kind::Beat, b""),
-            (Kind::Batch, b"\x01\0\0\0"),
+            (Kind::Batch, b"\x01\0\0\0\0\0\0\0\0"),
             (Kind::End, b""),
         ]);
         assert_eq!(receive(whole), (Ok(()), 2));
         let torn = receive(|mut connection| {
-            let _ = write_frame(&mut connection.writer, Kind::Batch, &[b"\0\0\0\0"]);
+            let _ = write_frame(&mut connection.writer, Kind::Batch, &[&[0; PACKED_BATCH_HEADER_BYTES]]);
         });
         assert!(torn.0.is_err_and(|cause| cause.contains("middle of a conversation")));
-        assert!(receive(send(&[(Kind::Batch, b"\0\0")])).0.is_err(), "a batch without its partition");
+        assert!(receive(send(&[(Kind::Batch, b"\0\0")])).0.is_err(), "a batch without its header");
+        let short = receive(send(&[(Kind::Batch, b"\0\0\0\0\0\x02\0\0\0a")]));
+        assert!(short.0.is_err_and(|cause| cause.contains("do not hold")), "less than it says");
+        let torn = receive(send(&[(Kind::Batch, b"\0\0\0\0\x02\x02\0\0\0a")]));
+        assert!(torn.0.is_err_and(|cause| cause.contains("cannot be unpacked")), "no Zstandard");
         assert!(receive(send(&[(Kind::Results, b"")])).0.is_err(), "another kind of frame");
     }
 }

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::job::Value;
-use crate::logic::coordinator::window;
 use crate::logic::ids::{Epoch, WorkerId};
 use crate::logic::packing::{Chooser, Packing};
 use crate::logic::split::Split;
@@ -149,8 +148,7 @@ pub fn connect_link<V: Value>(
     let [heard, unread] = listeners;
     spawn(format!("mr:read:{name}"), move || read_answers(worker, reader, &heard))?;
     let rates = Rates::new(chooser);
-    let ahead = window(threads).saturating_sub(threads as usize);
-    let (feed, ends) = Feed::new(source, rates.clone(), ahead);
+    let (feed, ends) = Feed::new(source, rates.clone());
     spawn(format!("mr:feed:{name}"), move || {
         if let Err(cause) = feed.run() {
             unread(worker, Answer::Unread { cause });
@@ -208,7 +206,8 @@ fn read_results(reader: &mut impl Read, buffer: &mut Vec<u8>, length: usize) -> 
         read_payload(reader, &mut entries, length)?;
     } else {
         read_payload(reader, buffer, length)?;
-        packed.unpack(&buffer[..length], &mut entries)?;
+        let length = packed.unpack(&buffer[..length], &mut entries)?.len();
+        entries.truncate(length);
     }
     Ok(entries)
 }

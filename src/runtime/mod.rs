@@ -19,6 +19,7 @@ pub(crate) mod results;
 pub mod serve;
 pub(crate) mod shuffle;
 pub mod source;
+pub(crate) mod stream;
 pub(crate) mod worker;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

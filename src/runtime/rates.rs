@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::logic::packing::{Chooser, Packing};
 use crate::wire::pack::Packer;
@@ -37,18 +37,9 @@ impl LinkPacker {
     }
 
     /// Packs `text` into `buffer`, whose old content does not matter, and returns how, and how many of its bytes are
-    /// used; `None` if the text is to travel as it is. `waits` tells whether the other side waits for its link.
-    pub(crate) fn pack(
-        &mut self,
-        text: &[u8],
-        waits: bool,
-        buffer: &mut Vec<u8>,
-    ) -> Option<(Packing, usize)> {
-        let untried = {
-            let mut rates = self.rates.lock();
-            rates.waits(waits);
-            rates.untried()
-        };
+    /// used; `None` if the text is to travel as it is.
+    pub(crate) fn pack(&mut self, text: &[u8], buffer: &mut Vec<u8>) -> Option<(Packing, usize)> {
+        let untried = self.rates.lock().untried();
         let sample = &text[..text.len().min(SAMPLE_BYTES)];
         for packing in untried {
             let before = Instant::now();
@@ -75,6 +66,9 @@ impl LinkPacker {
 /// slow its link is (`edge::net` sees to it that it takes no more).
 const PIECE_BYTES: usize = 256 << 10;
 
+/// A writer that waited for longer has let its link run dry.
+const AT_ONCE: Duration = Duration::from_micros(500);
+
 /// Slices of which a piece is made; what lies beyond is written with the next.
 const MAX_SLICES: usize = 4;
 
@@ -93,9 +87,12 @@ impl Measured {
         Self { inner, rates, measures, unmeasured: PIECE_BYTES }
     }
 
-    /// Says that the link had nothing to carry for a while.
-    pub(crate) fn was_idle(&mut self) {
-        self.unmeasured = PIECE_BYTES;
+    /// Says that nothing was to be written for such a time.
+    pub(crate) fn waited(&mut self, time: Duration) {
+        if self.measures && time > AT_ONCE {
+            self.unmeasured = PIECE_BYTES;
+            self.rates.lock().idled(time);
+        }
     }
 
     fn measure(&mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<usize>) -> io::Result<usize> {
@@ -140,8 +137,6 @@ impl Write for Measured {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::logic::packing::Compress;
     use crate::wire::frame::{Kind, write_frame};
@@ -174,7 +169,7 @@ mod tests {
         let text: Vec<u8> = (0..60_000).map(|n| format!("word{} ", n % 777)).collect::<String>().into();
         let (mut buffer, mut sent, mut packings) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..5 {
-            let packed = packer.pack(&text, true, &mut buffer);
+            let packed = packer.pack(&text, &mut buffer);
             let bytes = packed.map_or(&text[..], |(_, length)| &buffer[..length]);
             write_frame(&mut writer, Kind::Split, &[b"header", bytes]).expect("it takes all");
             write_frame(&mut sent, Kind::Split, &[b"header", bytes]).expect("a vector takes all");
@@ -190,7 +185,7 @@ mod tests {
         let mut writer = Measured::new(Box::new(Slow(1e9, usize::MAX, taken)), rates.clone());
         let piece = vec![b'x'; PIECE_BYTES];
         for _ in 0..5 {
-            writer.was_idle();
+            writer.waited(Duration::from_millis(1));
             writer.write_all(&piece).expect("it takes all");
         }
         assert!(rates.lock().untried().is_empty(), "it is believed to be slow");

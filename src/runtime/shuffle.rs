@@ -3,36 +3,32 @@
 //! Invariant: sending and receiving (`inbox`) are different threads and never wait for each other.
 
 use std::collections::HashMap;
-use std::io::Read;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Builder;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 
 use crate::job::Job;
 use crate::logic::ids::{Epoch, JobId, WorkerId};
+use crate::logic::packing::Compress;
 use crate::logic::partition::Partition;
 use crate::logic::rows::{Grouped, Row};
 use crate::logic::table::Table;
 use crate::wire::entries;
-use crate::wire::frame::{FrameError, Kind, read_frame, write_frame};
-use crate::wire::message::{BATCH_HEADER_BYTES, Role, Routes};
+use crate::wire::message::{BATCH_HEADER_BYTES, Routes};
 
 use super::engine::{Work, combine, group, on_all_threads};
-use super::greet::greet;
 use super::guarded;
-use super::link::{BEAT_INTERVAL, Connection, Control, Network};
+use super::link::{Control, Network};
+use super::stream::{Filled, send_stream};
 
 /// Bytes after which a batch of entries is sent: large enough that a frame costs nothing.
 const BATCH_BYTES: usize = 256 << 10;
 
 /// Batches that may wait for one peer's stream before those who fill it wait.
 const QUEUE_BATCHES: usize = 2;
-
-/// Batches that may be on their way to a peer without its acknowledgement: hides the round trip.
-const UNACKNOWLEDGED_BATCHES: usize = 8;
 
 /// How a worker reaches its peers.
 pub(crate) struct Peers {
@@ -42,6 +38,10 @@ pub(crate) struct Peers {
     pub me: WorkerId,
     /// Bound on every wait for a peer.
     pub timeout: Duration,
+    /// How batches travel.
+    pub compress: Compress,
+    /// Cores that pack for all peers.
+    pub cores: usize,
     /// A lock: streams are opened on threads of their own.
     pub open: Mutex<OpenStreams>,
 }
@@ -64,7 +64,8 @@ impl Peers {
         }
     }
 
-    fn keep(&self, control: &Arc<dyn Control>) {
+    /// Has a stream closed with the others, at the end of the job.
+    pub(crate) fn keep(&self, control: &Arc<dyn Control>) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.closed {
             control.close();
@@ -72,13 +73,6 @@ impl Peers {
             open.controls.push(control.clone());
         }
     }
-}
-
-/// What a peer's stream is to send.
-enum Filled {
-    Batch(Vec<u8>),
-    /// There is no more. A stream that is left without this one is given up.
-    End,
 }
 
 /// What sending gave: the worker's own part and the bytes that went to others.
@@ -109,6 +103,7 @@ pub(crate) fn send_all<J: Job>(
     let own = Mutex::new(HashMap::new());
     let others = routes.workers.iter().filter(|(worker, _)| *worker != me);
     let (failures, failed) = bounded(routes.workers.len());
+    let links = routes.workers.len() - 1;
     let bytes = AtomicU64::new(0);
     let filled = std::thread::scope(|scope| {
         let mut streams = HashMap::new();
@@ -118,7 +113,9 @@ pub(crate) fn send_all<J: Job>(
             let (failures, bytes) = (failures.clone(), &bytes);
             let send = move || {
                 let sent = match peers {
-                    Some(peers) => guarded(|| send_stream(peers, address, epoch, &queue, bytes)).flatten(),
+                    Some(peers) => {
+                        guarded(|| send_stream(peers, address, epoch, links, &queue, bytes)).flatten()
+                    }
                     None => Err("this worker has no network".to_owned()),
                 };
                 if let Err(cause) = sent {
@@ -193,181 +190,5 @@ fn encode_batches<V: crate::job::Value>(
     }
     if batch.len() > BATCH_HEADER_BYTES {
         send(batch);
-    }
-}
-
-/// Sends `batches` to the peer at `address` and waits until it has acknowledged every one and the end.
-///
-/// A stream that is given up stays open until the job ends: the client is to hear why from this worker, before the
-/// peer tells of a stream that broke.
-fn send_stream(
-    peers: &Peers,
-    address: &str,
-    epoch: Epoch,
-    batches: &Receiver<Filled>,
-    bytes: &AtomicU64,
-) -> Result<(), String> {
-    let mut connection = peers.network.connect(address, peers.timeout).map_err(|error| error.to_string())?;
-    peers.keep(&connection.control);
-    let role = Role::Peer { job: peers.job, epoch, source: peers.me };
-    greet(&mut connection, &peers.key, role, peers.timeout).map_err(|error| error.to_string())?;
-    if send_batches(&mut connection, batches, bytes).map_err(|error| error.to_string())? {
-        connection.control.close();
-    }
-    Ok(())
-}
-
-/// Sends batches and, while there are none, beats: what is late because another peer is slow is not lost. `false` if
-/// the stream was given up.
-fn send_batches(
-    connection: &mut Connection,
-    batches: &Receiver<Filled>,
-    bytes: &AtomicU64,
-) -> Result<bool, FrameError> {
-    let mut unacknowledged = 0;
-    loop {
-        match batches.recv_timeout(BEAT_INTERVAL) {
-            Ok(Filled::Batch(batch)) => {
-                if unacknowledged == UNACKNOWLEDGED_BATCHES {
-                    read_acknowledgement(connection.reader.as_mut())?;
-                    unacknowledged -= 1;
-                }
-                write_frame(&mut connection.writer, Kind::Batch, &[&batch])?;
-                bytes.fetch_add(batch.len() as u64, Ordering::Relaxed);
-                unacknowledged += 1;
-            }
-            Ok(Filled::End) => break,
-            Err(RecvTimeoutError::Timeout) => write_frame(&mut connection.writer, Kind::Beat, &[])?,
-            Err(RecvTimeoutError::Disconnected) => return Ok(false),
-        }
-    }
-    write_frame(&mut connection.writer, Kind::End, &[])?;
-    // One more for the end itself.
-    for _ in 0..=unacknowledged {
-        read_acknowledgement(connection.reader.as_mut())?;
-    }
-    Ok(true)
-}
-
-fn read_acknowledgement(mut reader: &mut (dyn Read + Send)) -> Result<(), FrameError> {
-    loop {
-        match read_frame(&mut reader, &mut Vec::new(), 0)? {
-            // The batch is on its way, however slow.
-            Some(Kind::Beat) => {}
-            Some(Kind::Ack) => return Ok(()),
-            Some(other) => return Err(FrameError::Unexpected(other)),
-            None => return Err(FrameError::Torn),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use crossbeam_channel::unbounded;
-
-    use super::*;
-    use crate::runtime::inbox::{Inbox, receive_stream};
-    use crate::runtime::memory::{Door, pair};
-    use crate::wire::frame::MAX_PAYLOAD_BYTES;
-
-    const EPOCH: Epoch = Epoch(2);
-
-    fn batch(partition: u32) -> Vec<u8> {
-        [&partition.to_le_bytes()[..], b"entries"].concat()
-    }
-
-    #[test]
-    fn who_has_nothing_to_send_beats_and_a_stream_that_is_given_up_does_not_end() {
-        let [mut sender, mut receiver] = pair();
-        let (batches, queue) = bounded(QUEUE_BATCHES);
-        let sending = std::thread::spawn(move || {
-            let given_up = send_batches(&mut sender, &queue, &AtomicU64::new(0));
-            (given_up, sender)
-        });
-        let mut payload = Vec::new();
-        let beat = read_frame(&mut receiver.reader, &mut payload, MAX_PAYLOAD_BYTES);
-        assert!(matches!(beat, Ok(Some(Kind::Beat))), "{beat:?}");
-        drop(batches);
-        let (given_up, sender) = sending.join().expect("no panic");
-        assert!(matches!(given_up, Ok(false)));
-        receiver.control.set_deadline(Duration::from_millis(50)).expect("it is open");
-        let nothing = read_frame(&mut receiver.reader, &mut payload, MAX_PAYLOAD_BYTES);
-        assert!(matches!(nothing, Err(FrameError::Silent)), "{nothing:?}");
-        drop(sender);
-    }
-
-    /// Reads a few bytes at a time, with a pause before each: a link of two kilobytes a second.
-    struct Crawling(Box<dyn Read + Send>);
-
-    impl Read for Crawling {
-        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-            std::thread::sleep(Duration::from_millis(50));
-            let most = into.len().min(100);
-            self.0.read(&mut into[..most])
-        }
-    }
-
-    #[test]
-    fn a_batch_that_crawls_is_no_silence() {
-        let [mut sender, mut receiver] = pair();
-        // Longer than a beat, shorter than the batch takes.
-        let deadline = BEAT_INTERVAL + Duration::from_millis(700);
-        sender.control.set_deadline(deadline).expect("it is open");
-        receiver.control.set_deadline(deadline).expect("it is open");
-        receiver.reader = Box::new(Crawling(receiver.reader));
-        let inbox = Inbox::default();
-        inbox.open(EPOCH, WorkerId(1)).expect("the first stream");
-        let (batches, queue) = bounded(QUEUE_BATCHES);
-        let crawling = [&3u32.to_le_bytes()[..], &[b'x'; 8000]].concat();
-        batches.send(Filled::Batch(crawling.clone())).expect("it is open");
-        batches.send(Filled::End).expect("it is open");
-        let sent = std::thread::scope(|scope| {
-            let receiving = scope.spawn(|| receive_stream(receiver, &inbox, EPOCH));
-            let sent = send_batches(&mut sender, &queue, &AtomicU64::new(0));
-            assert_eq!(receiving.join().expect("no panic"), Ok(()));
-            sent
-        });
-        assert!(matches!(sent, Ok(true)), "{sent:?}");
-        let taken = inbox.take(EPOCH, &BTreeSet::from([WorkerId(1)])).expect("all are there");
-        assert_eq!(taken.values().flatten().collect::<Vec<_>>(), [&crawling]);
-    }
-
-    #[test]
-    fn no_more_is_on_its_way_than_may_be_and_all_is_acknowledged() {
-        let [mut sender, receiver] = pair();
-        let inbox = Inbox::default();
-        inbox.open(EPOCH, WorkerId(1)).expect("the first stream");
-        let (batches, queue) = unbounded();
-        for partition in 0..100 {
-            batches.send(Filled::Batch(batch(partition))).expect("it is open");
-        }
-        batches.send(Filled::End).expect("it is open");
-        let bytes = AtomicU64::new(0);
-        std::thread::scope(|scope| {
-            let receiving = scope.spawn(|| receive_stream(receiver, &inbox, EPOCH));
-            assert!(matches!(send_batches(&mut sender, &queue, &bytes), Ok(true)));
-            assert_eq!(receiving.join().expect("no panic"), Ok(()));
-        });
-        assert_eq!(bytes.into_inner(), 100 * batch(0).len() as u64);
-        assert_eq!(inbox.take(EPOCH, &BTreeSet::from([WorkerId(1)])).expect("it is whole").len(), 100);
-    }
-
-    #[test]
-    fn a_stream_that_opens_after_the_end_of_the_job_is_closed() {
-        let door = Door::new();
-        let peers = Peers {
-            network: Arc::new(door),
-            key: String::new(),
-            job: JobId(1),
-            me: WorkerId(0),
-            timeout: Duration::from_secs(20),
-            open: Mutex::default(),
-        };
-        peers.close();
-        let (_batches, queue) = bounded(1);
-        let sent = send_stream(&peers, "anywhere", EPOCH, &queue, &AtomicU64::new(0));
-        assert!(sent.is_err(), "it waits for nobody");
     }
 }

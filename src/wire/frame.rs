@@ -208,7 +208,7 @@ pub fn read_payload(from: &mut impl Read, buffer: &mut Vec<u8>, length: usize) -
 /// give memory to before it is written to.
 pub fn room(buffer: &mut Vec<u8>, length: usize) -> &mut [u8] {
     if buffer.len() < length {
-        *buffer = vec![0; length];
+        *buffer = vec![0; length + length / 8];
     }
     &mut buffer[..length]
 }

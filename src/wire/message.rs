@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::logic::ids::{Epoch, JobId, SplitId, WorkerId};
-use crate::logic::packing::Packing;
+use crate::logic::packing::{Compress, Packing};
 use crate::logic::partition::{Partition, Seed};
 
 use super::frame::{FrameError, Kind, MAX_CONTROL_BYTES, read_frame, write_frame};
@@ -120,6 +120,8 @@ pub struct Begin {
     pub worker: WorkerId,
     /// How long a peer or the client may be silent.
     pub timeout_ms: u64,
+    /// How batches travel between peers.
+    pub compress: Compress,
 }
 
 /// Where the partitions go in one epoch.
@@ -264,7 +266,30 @@ pub fn decode_split(
     Ok((split, Packed::decode(packed, packed_bytes)?))
 }
 
-/// Bytes before the entries in a frame of [`Kind::Batch`]: the partition, little-endian.
+/// Bytes before the entries in a frame of [`Kind::Batch`]: the partition, little-endian, and how they are packed.
+pub const PACKED_BATCH_HEADER_BYTES: usize = BATCH_HEADER_BYTES + PACK_HEADER_BYTES;
+
+/// Returns what comes before a batch's entries on their way.
+pub fn encode_packed_batch(partition: Partition, packed: Packed) -> [u8; PACKED_BATCH_HEADER_BYTES] {
+    let mut header = [0; PACKED_BATCH_HEADER_BYTES];
+    header[..BATCH_HEADER_BYTES].copy_from_slice(&partition.0.to_le_bytes());
+    header[BATCH_HEADER_BYTES..].copy_from_slice(&packed.encode());
+    header
+}
+
+/// Reads what comes before a batch's entries, of which `packed_bytes` follow.
+///
+/// # Errors
+/// As [`Packed::decode`].
+pub fn decode_packed_batch(
+    header: [u8; PACKED_BATCH_HEADER_BYTES],
+    packed_bytes: usize,
+) -> Result<(Partition, Packed), FrameError> {
+    let [a, b, c, d, packed @ ..] = header;
+    Ok((Partition(u32::from_le_bytes([a, b, c, d])), Packed::decode(packed, packed_bytes)?))
+}
+
+/// Bytes before the entries of a batch where it does not travel: the partition, little-endian.
 pub const BATCH_HEADER_BYTES: usize = 4;
 
 /// Takes the partition off the front of a batch.
@@ -328,6 +353,8 @@ mod tests {
         let header = encode_split(SplitId(1 << 40), packed);
         assert_eq!(decode_split(header, 100).expect("it is well"), (SplitId(1 << 40), packed));
         assert!(decode_split([0xff; SPLIT_HEADER_BYTES], 100).is_err());
+        let header = encode_packed_batch(Partition(1 << 20), packed);
+        assert_eq!(decode_packed_batch(header, 100).expect("it is well"), (Partition(1 << 20), packed));
     }
 
     #[test]

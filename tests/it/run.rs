@@ -120,6 +120,20 @@ fn however_texts_travel_the_result_is_the_same() {
     });
 }
 
+/// Nothing in a run waits for a tick, a time-out or an answer that is delayed on purpose: a small one is done in the
+/// time that its work takes. The best of some, for others may use this machine, too.
+#[test]
+fn small_run_waits_for_nothing() {
+    with_deadline(LIMIT, || {
+        let bench = Bench::start(8);
+        bench.write("small.txt", &numbers(50_000));
+        let times = (0..10).map(|_| bench.run(&["-q", "small.txt", "-o", "out.tsv"]).expect_code(0).elapsed);
+        let best = times.min().expect("there were some");
+        assert!(bench.read("out.tsv") == bench.expected(&["small.txt"]));
+        assert!(best < Duration::from_millis(300), "the best of ten took {best:?}");
+    });
+}
+
 #[test]
 fn several_files_are_counted_in_every_format() {
     with_deadline(LIMIT, || {

@@ -221,7 +221,7 @@ pub struct Run<P: Args> {
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     pub split_size: Option<u64>,
 
-    /// How text travels to the workers and results back; auto measures what is quickest
+    /// How text and results travel over the network; auto measures what is quickest
     #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
     pub compress: CompressName,
 

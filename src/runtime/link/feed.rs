@@ -49,13 +49,9 @@ pub(super) struct Ends {
 /// Reads and packs what one link is to write.
 pub(super) struct Feed {
     source: Arc<dyn SplitSource>,
-    /// Splits that a worker may hold beyond one for each of its threads.
-    ahead: usize,
     wanted: Receiver<Split>,
     ready: Sender<Ready>,
     used: Receiver<Ready>,
-    /// Splits that the writer has, or has just written.
-    handed_over: usize,
     buffers: Vec<Vec<u8>>,
     packer: LinkPacker,
 }
@@ -69,21 +65,12 @@ const KEPT_BUFFERS: usize = 3;
 
 impl Feed {
     /// Makes a feed that reads from `source`, and the writer's end of it.
-    pub(super) fn new(source: Arc<dyn SplitSource>, rates: Rates, ahead: usize) -> (Self, Ends) {
+    pub(super) fn new(source: Arc<dyn SplitSource>, rates: Rates) -> (Self, Ends) {
         // Bounded by the window of splits, and by what was handed over.
         let (wanted_sender, wanted) = unbounded();
         let (used_sender, used) = unbounded();
         let (ready, ready_receiver) = bounded(0);
-        let feed = Self {
-            source,
-            ahead,
-            wanted,
-            ready,
-            used,
-            handed_over: 0,
-            buffers: Vec::new(),
-            packer: LinkPacker::new(rates),
-        };
+        let feed = Self { source, wanted, ready, used, buffers: Vec::new(), packer: LinkPacker::new(rates) };
         (feed, Ends { wanted: wanted_sender, ready: ready_receiver, used: used_sender })
     }
 
@@ -116,10 +103,7 @@ impl Feed {
                 false => self.ready.send(ready).map_err(|error| SendTimeoutError::Disconnected(error.0)),
             };
             match handed {
-                Ok(()) => {
-                    self.handed_over += 1;
-                    return true;
-                }
+                Ok(()) => return true,
                 Err(SendTimeoutError::Timeout(waiting)) => {
                     self.take_back();
                     ready = self.reconsider(waiting);
@@ -131,9 +115,8 @@ impl Feed {
 
     /// Packs a split that is plain so far if it travels faster so.
     fn reconsider(&mut self, ready: Ready) -> Ready {
-        let unsent = self.handed_over + 1 + self.wanted.len();
         let mut buffer = self.buffers.pop().unwrap_or_default();
-        match self.packer.pack(ready.bytes(), unsent > self.ahead, &mut buffer) {
+        match self.packer.pack(ready.bytes(), &mut buffer) {
             None => {
                 self.keep(buffer);
                 ready
@@ -147,7 +130,6 @@ impl Feed {
 
     fn take_back(&mut self) {
         while let Ok(used) = self.used.try_recv() {
-            self.handed_over -= 1;
             self.keep(used.buffer);
         }
     }

@@ -1,7 +1,7 @@
 //! Write: the client's writing end of a link: orders, splits as they get ready, and beats while there is neither.
 
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, never, select};
 
@@ -40,9 +40,7 @@ pub(super) fn write_orders(
             },
             recv(ready) -> split => match split {
                 Ok(split) => {
-                    if waiting.elapsed() > AT_ONCE {
-                        writer.was_idle();
-                    }
+                    writer.waited(waiting.elapsed());
                     let parts: [&[u8]; 2] = [&split.header(), split.bytes()];
                     let written = write_frame(&mut writer, Kind::Split, &parts);
                     let _ = used.send(split);
@@ -61,9 +59,6 @@ pub(super) fn write_orders(
         }
     }
 }
-
-/// A writer that waited for longer has let its link run dry.
-const AT_ONCE: Duration = Duration::from_micros(500);
 
 /// Makes a message of an order; splits and the end are no messages.
 fn message(order: Order, rates: &Rates) -> ToWorker {

@@ -102,6 +102,8 @@ fn run_job<J: Job>(
             job: begin.job,
             me: begin.worker,
             timeout,
+            compress: begin.compress,
+            cores: threads,
             open: Mutex::default(),
         }),
         inbox,

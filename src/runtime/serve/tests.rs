@@ -5,6 +5,7 @@ use crossbeam_channel::{Sender, bounded};
 use super::*;
 use crate::jobs::word_count::WordCount;
 use crate::logic::ids::SplitId;
+use crate::logic::packing::Compress;
 use crate::logic::partition::Seed;
 use crate::runtime::link::MIN_TIMEOUT;
 use crate::runtime::memory::Door;
@@ -120,6 +121,7 @@ fn begin(job: u64) -> Begin {
         seed: Seed([1, 2]),
         worker: WorkerId(0),
         timeout_ms: MIN_TIMEOUT.as_millis() as u64,
+        compress: Compress::Auto,
     }
 }
 
