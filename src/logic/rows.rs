@@ -79,7 +79,7 @@ impl Grouped {
     }
 
     /// Returns the indexes of one group's entries in each table.
-    fn group(&self, partition: Partition, number: u32) -> impl Iterator<Item = &[usize]> {
+    fn group(&self, partition: Partition, number: u32) -> impl Iterator<Item = &[u32]> {
         let group = Partition(partition.0 * self.fan + number);
         self.tables.iter().map(move |table| table.entries(group))
     }
@@ -97,18 +97,18 @@ pub fn join<V: Clone>(
     let mut joining = Joining { slots: Vec::new(), hashes: Vec::new() };
     for number in 0..grouped.fan {
         let first = rows.len();
-        rows.reserve(grouped.group(partition, number).map(<[usize]>::len).sum());
+        rows.reserve(grouped.group(partition, number).map(<[u32]>::len).sum());
         joining.clear(rows.capacity() - first);
         for (number, (table, indexes)) in tables.iter().zip(grouped.group(partition, number)).enumerate() {
             for indexes in indexes.chunks(LOOKAHEAD) {
-                indexes.iter().for_each(|&index| table.prefetch_entry(index));
-                indexes.iter().for_each(|&index| table.prefetch_key(index));
+                indexes.iter().for_each(|&index| table.prefetch_entry(index as usize));
+                indexes.iter().for_each(|&index| table.prefetch_key(index as usize));
                 for &index in indexes {
-                    let entry = table.entry(index);
+                    let entry = table.entry(index as usize);
                     match joining.find(tables, &rows[first..], &entry) {
                         Some(at) => combine(&mut rows[first + at].value, entry.value.clone()),
                         None => {
-                            let place = Place::new(number, index);
+                            let place = Place::new(number, index as usize);
                             rows.push(Row {
                                 rank: 0,
                                 front: front_of(entry.key),

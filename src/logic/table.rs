@@ -1,6 +1,6 @@
 //! Table: key -> value, the fold of a map task; open addressing, short keys inline.
 //!
-//! Small *slots* are probed one after the other from where the low bits of the hash point. A slot names an entry:
+//! Small *slots*, of four bytes, are probed one after the other from where the low bits of the hash point. A slot names an entry:
 //! among those of *short* keys, which stand in their entries, 24 bytes with a count, or among those of *long* keys,
 //! which hold the hash and where the key stands behind all others. A slot keeps some bits of the hash, so a probe
 //! seldom reads a wrong entry. Entries and keys lie in the order of their first appearance and never move, so growing
@@ -27,9 +27,9 @@ use super::partition::{KeyHash, Partition, Seed, partition_of};
 /// Keys with their folded values.
 pub struct Table<V, H = Seed> {
     hasher: H,
-    /// Zero where free, else the tag of a hash and, below it, an entry's number plus one. Their number is a power of
-    /// two, or zero in a table that has none yet, or none any more.
-    slots: Block<u64>,
+    /// Zero where free, else the tag of a hash and, below it, an entry's index plus one. Their number is a power of two,
+    /// or zero in a table that has none yet, or none any more.
+    slots: Block<u32>,
     short: Store<Short<V>>,
     long: Store<Long<V>>,
     /// The long keys.
@@ -71,7 +71,7 @@ impl<V, H: KeyHash> Table<V, H> {
     /// Folds `value` into the value of `key`.
     ///
     /// # Panics
-    /// If the table holds 3 * 2^36 keys already. Slots and entries alone would fill 7 TiB, so memory ends before.
+    /// If the table holds 3 * 2^29 keys already, 1.6 billion: they and their entries fill some 60 GiB.
     pub fn fold(&mut self, key: &[u8], value: V, combine: impl FnOnce(&mut V, V)) {
         self.reserve(1);
         match words_of(key) {
@@ -94,9 +94,9 @@ impl<V, H: KeyHash> Table<V, H> {
     /// # Panics
     /// If there is no such entry: indexes come from other entries and from [`Table::by_partition`].
     pub fn entry(&self, index: usize) -> Entry<'_, V> {
-        let entry = match long_number(index as u64) {
-            Some(number) => self.long.get(number).map(|long| self.view_long(index, long)),
-            None => self.short.get(index).map(|short| self.view_short(index, short)),
+        let entry = match kind_of(index) {
+            Kind::Long(number) => self.long.get(number).map(|long| self.view_long(index, long)),
+            Kind::Short(number) => self.short.get(number).map(|short| self.view_short(index, short)),
         };
         match entry {
             Some(entry) => entry,
@@ -107,25 +107,28 @@ impl<V, H: KeyHash> Table<V, H> {
     /// Has the processor fetch the entry at `index`.
     #[inline]
     pub fn prefetch_entry(&self, index: usize) {
-        match long_number(index as u64) {
-            Some(number) => self.long.prefetch(number),
-            None => self.short.prefetch(index),
+        match kind_of(index) {
+            Kind::Long(number) => self.long.prefetch(number),
+            Kind::Short(number) => self.short.prefetch(number),
         }
     }
 
     /// Has the processor fetch the key of the entry at `index`, if it does not stand in the entry itself.
     #[inline]
     pub fn prefetch_key(&self, index: usize) {
-        if let Some(long) = long_number(index as u64).and_then(|number| self.long.get(number)) {
+        if let Kind::Long(number) = kind_of(index)
+            && let Some(long) = self.long.get(number)
+        {
             self.texts.prefetch(long.place);
         }
     }
 
     /// Returns all entries, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = Entry<'_, V>> {
-        let short = self.short.iter().enumerate().map(|(number, short)| self.view_short(number, short));
+        let short = self.short.iter().enumerate();
         let long = self.long.iter().enumerate();
-        short.chain(long.map(|(number, long)| self.view_long(number | LONG as usize, long)))
+        let short = short.map(|(number, short)| self.view_short(index_of(Kind::Short(number)), short));
+        short.chain(long.map(|(number, long)| self.view_long(index_of(Kind::Long(number)), long)))
     }
 
     /// Returns the bytes of memory that the table holds, without what values own elsewhere.
@@ -153,17 +156,19 @@ impl<V, H: KeyHash> Table<V, H> {
         let mut indexes = vec![0; self.len()];
         for (index, hash) in self.hashes() {
             let next = &mut starts[partition(hash) + 1];
-            indexes[*next] = index;
+            // No table has so many entries that this cuts anything off.
+            indexes[*next] = index as u32;
             *next += 1;
         }
         ByPartition { indexes, starts }
     }
 
-    /// Returns the numbers of all entries, with their hashes.
+    /// Returns the indexes of all entries, with their hashes.
     fn hashes(&self) -> impl Iterator<Item = (usize, u64)> {
-        let short = self.short.iter().enumerate().map(|(number, short)| (number, self.hash_of(short)));
-        let long = self.long.iter().enumerate().map(|(number, long)| (number | LONG as usize, long.hash));
-        short.chain(long)
+        let short = self.short.iter().enumerate();
+        let long = self.long.iter().enumerate();
+        let short = short.map(|(number, short)| (index_of(Kind::Short(number)), self.hash_of(short)));
+        short.chain(long.map(|(number, long)| (index_of(Kind::Long(number)), long.hash)))
     }
 
     #[inline]
@@ -197,18 +202,44 @@ impl<V, H: KeyHash> Table<V, H> {
             if slot == FREE {
                 return Err(at);
             }
-            if has_tag(slot, hash) && self.is_short_at(slot, words) {
-                return Ok(number_of(slot) as usize);
+            if let Some(number) = self.short_at(slot, hash)
+                && self.is_short(number, words)
+            {
+                return Ok(number);
             }
             at = (at + 1) & (self.slots.len() - 1);
         }
     }
 
-    /// Tells whether the entry that `slot` names is that of a short key.
+    /// Returns the number of the short key's entry that `slot` names, if it has the tag of `hash`.
     #[inline(always)]
-    fn is_short_at(&self, slot: u64, words: u128) -> bool {
-        let entry = self.short.get(number_of(slot) as usize);
-        entry.is_some_and(|entry| u128::from_le_bytes(entry.key) == words)
+    fn short_at(&self, slot: u32, hash: u64) -> Option<usize> {
+        match self.named(slot, hash)? {
+            Kind::Short(number) => Some(number),
+            Kind::Long(_) => None,
+        }
+    }
+
+    /// Returns the number of the long key's entry that `slot` names, if it has the tag of `hash`.
+    #[inline(always)]
+    fn long_at(&self, slot: u32, hash: u64) -> Option<usize> {
+        match self.named(slot, hash)? {
+            Kind::Short(_) => None,
+            Kind::Long(number) => Some(number),
+        }
+    }
+
+    #[inline(always)]
+    fn named(&self, slot: u32, hash: u64) -> Option<Kind> {
+        let mask = index_mask(self.slots.len());
+        let is_named = slot != FREE && (slot ^ tag_of(hash)) & !mask == 0;
+        is_named.then(|| kind_of(((slot & mask) - 1) as usize))
+    }
+
+    /// Tells whether this is the key of a short key's entry.
+    #[inline(always)]
+    fn is_short(&self, number: usize, words: u128) -> bool {
+        self.short.get(number).is_some_and(|entry| u128::from_le_bytes(entry.key) == words)
     }
 
     #[inline]
@@ -221,7 +252,7 @@ impl<V, H: KeyHash> Table<V, H> {
     #[inline]
     fn insert_short(&mut self, at: usize, hash: u64, words: u128, value: V) {
         let number = self.short.push(Short { key: words.to_le_bytes(), value });
-        self.slots[at] = slot_of(hash, number as u64);
+        self.slots[at] = slot_of(hash, index_of(Kind::Short(number)), self.slots.len());
     }
 
     /// Folds a pair with a long key.
@@ -233,11 +264,10 @@ impl<V, H: KeyHash> Table<V, H> {
             if slot == FREE {
                 let place = self.texts.push(key);
                 let number = self.long.push(Long { hash, place, value });
-                self.slots[at] = slot_of(hash, number as u64 | LONG);
+                self.slots[at] = slot_of(hash, index_of(Kind::Long(number)), self.slots.len());
                 return;
             }
-            if has_tag(slot, hash)
-                && let Some(number) = long_number(number_of(slot))
+            if let Some(number) = self.long_at(slot, hash)
                 && let Some(entry) = self.long.get_mut(number)
                 && entry.hash == hash
                 && self.texts.get(entry.place) == key
@@ -267,7 +297,7 @@ impl<V, H: KeyHash> Table<V, H> {
     fn grow(&mut self) {
         let enough = (self.len() + 1).next_power_of_two();
         let n_slots = (self.slots.len() * 2).max(FIRST_SLOTS).max(enough);
-        assert!(n_slots as u64 <= MAX_SLOTS, "a table of so many keys does not fit any memory");
+        assert!(n_slots <= MAX_SLOTS, "a table takes {} keys and no more", MAX_SLOTS / 4 * 3);
         // The old ones are of no more use; they go first, so that both are never held at the same time.
         self.slots = Block::zeros(0);
         let mut slots = Block::zeros(n_slots);
@@ -285,7 +315,7 @@ impl<V, H: KeyHash> Table<V, H> {
                 while slots[at] != FREE {
                     at = (at + 1) & (n_slots - 1);
                 }
-                slots[at] = slot_of(hash, index as u64);
+                slots[at] = slot_of(hash, index, n_slots);
             }
             if n < GROUP {
                 break;
@@ -305,7 +335,7 @@ impl<V> Short<V> {
 
 /// Indexes of a table's entries, grouped by the partition of their keys.
 pub struct ByPartition {
-    indexes: Vec<usize>,
+    indexes: Vec<u32>,
     starts: Vec<usize>,
 }
 
@@ -314,7 +344,7 @@ impl ByPartition {
     ///
     /// # Panics
     /// If there is no such partition.
-    pub fn entries(&self, partition: Partition) -> &[usize] {
+    pub fn entries(&self, partition: Partition) -> &[u32] {
         let at = partition.0 as usize;
         &self.indexes[self.starts[at]..self.starts[at + 1]]
     }
@@ -357,40 +387,50 @@ fn few_words(key: &[u8]) -> u128 {
     }
 }
 
-/// Slots of a table with its first key: 8 KiB, which is nothing beside a split.
+/// Slots of a table with its first key: 4 KiB, which is nothing beside a split.
 const FIRST_SLOTS: usize = 1024;
 
-const FREE: u64 = 0;
+const FREE: u32 = 0;
 
-/// Bits of a slot that hold an entry's number plus one. The 24 above them are the tag: those of the hash in the same
-/// place. The keys of one reducer's table share some of them (see `partition_of`), yet with a thousand partitions
-/// 14 are left.
-const NUMBER_BITS: u32 = 40;
-const NUMBER_MASK: u64 = (1 << NUMBER_BITS) - 1;
+/// Slots of the largest table: indexes plus one need all bits of its slots.
+const MAX_SLOTS: usize = 1 << 31;
 
-/// The bit of an entry's number that says that its key is a long one. Numbers plus one do not reach the bit above.
-const LONG: u64 = 1 << (NUMBER_BITS - 2);
-
-/// Slots of the largest table: its entries' numbers stay below [`LONG`], for some slots are always free.
-const MAX_SLOTS: u64 = LONG;
-
-#[inline]
-fn slot_of(hash: u64, number: u64) -> u64 {
-    hash & !NUMBER_MASK | (number + 1)
+/// An entry by its number among those of its kind.
+enum Kind {
+    Short(usize),
+    Long(usize),
 }
 
-#[inline]
-fn has_tag(slot: u64, hash: u64) -> bool {
-    (slot ^ hash) >> NUMBER_BITS == 0
+/// Returns the index of an entry: its number, and below it its kind.
+#[inline(always)]
+fn index_of(kind: Kind) -> usize {
+    match kind {
+        Kind::Short(number) => number << 1,
+        Kind::Long(number) => number << 1 | 1,
+    }
 }
 
-#[inline]
-fn number_of(slot: u64) -> u64 {
-    (slot & NUMBER_MASK) - 1
+#[inline(always)]
+fn kind_of(index: usize) -> Kind {
+    if index & 1 == 0 { Kind::Short(index >> 1) } else { Kind::Long(index >> 1) }
 }
 
-/// Returns the number of a long key's entry among those of long keys; `None` for a short one's.
-#[inline]
-fn long_number(number: u64) -> Option<usize> {
-    (number & LONG != 0).then_some((number & !LONG) as usize)
+/// Returns the bits of a slot that hold an index plus one. Of so many slots three quarters are taken at most, so an
+/// index is less than twice their number.
+#[inline(always)]
+fn index_mask(n_slots: usize) -> u32 {
+    (2 * n_slots as u64).wrapping_sub(1) as u32
+}
+
+/// Returns a hash's bits for the tag, which is what an index leaves of them: neither the lowest ones, which choose the
+/// slot, nor the highest ones, which the keys of a partition share.
+#[inline(always)]
+fn tag_of(hash: u64) -> u32 {
+    (hash >> 24) as u32
+}
+
+#[inline(always)]
+fn slot_of(hash: u64, index: usize, n_slots: usize) -> u32 {
+    let mask = index_mask(n_slots);
+    tag_of(hash) & !mask | (index as u32 + 1)
 }

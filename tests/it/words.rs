@@ -38,7 +38,7 @@ fn map_reduce<J: Job<Value = u64>>(
         let groups = map.by_partition(n_workers as u32);
         for (number, table) in reduced.iter_mut().enumerate() {
             for &index in groups.entries(Partition(number as u32)) {
-                let Entry { key, value, .. } = map.entry(index);
+                let Entry { key, value, .. } = map.entry(index as usize);
                 table.fold(key, *value, combine);
             }
         }

@@ -8,7 +8,7 @@
 
 use super::front::Front;
 use super::memory::prefetch;
-use super::{FREE, GROUP, SHORT_BYTES, Table, has_tag, long_number, number_of, words_of};
+use super::{FREE, GROUP, SHORT_BYTES, Table, words_of};
 use crate::job::{Emit, Span};
 use crate::logic::partition::{KeyHash, Seed};
 
@@ -19,8 +19,8 @@ pub struct Folder<V, H = Seed> {
     small: Front<u128, V, SMALL_PLACES>,
     /// Pairs whose slots are being fetched.
     probing: Vec<Waiting<V>>,
-    /// Pairs whose entries are being fetched.
-    checking: Vec<(Waiting<V>, u64)>,
+    /// Pairs whose entries are being fetched: those of these numbers, which their first slots name.
+    checking: Vec<(Waiting<V>, Option<usize>)>,
     lists: Box<Lists>,
 }
 
@@ -88,29 +88,29 @@ impl<V, H: KeyHash> Folder<V, H> {
     fn advance(&mut self, combine: impl Fn(&mut V, V)) {
         let mut checking = std::mem::take(&mut self.checking);
         self.table.reserve(checking.len());
-        for (pair, slot) in checking.drain(..) {
-            self.fold_checked(pair, slot, &combine);
+        for (pair, first) in checking.drain(..) {
+            self.fold_checked(pair, first, &combine);
         }
         for pair in self.probing.drain(..) {
             let slot = self.table.slots.get(self.table.first_slot(pair.hash)).copied().unwrap_or(FREE);
-            if slot != FREE {
-                self.table.short.prefetch(number_of(slot) as usize);
+            let first = self.table.short_at(slot, pair.hash);
+            if let Some(number) = first {
+                self.table.short.prefetch(number);
             }
-            checking.push((pair, slot));
+            checking.push((pair, first));
         }
         self.checking = checking;
     }
 
-    /// Folds a pair, of which the first slot was `slot` a while ago.
+    /// Folds a pair, whose first slot named the entry `first` a while ago: it may since have been taken, or moved, but
+    /// entries stay what they are.
     #[inline]
-    fn fold_checked(&mut self, pair: Waiting<V>, slot: u64, combine: impl Fn(&mut V, V)) {
+    fn fold_checked(&mut self, pair: Waiting<V>, first: Option<usize>, combine: impl Fn(&mut V, V)) {
         let Waiting { hash, words, value } = pair;
         let key = number(words);
-        // Whatever became of the slot since: a number stays that of its entry.
-        let found = if slot != FREE && has_tag(slot, hash) && self.table.is_short_at(slot, key) {
-            Ok(number_of(slot) as usize)
-        } else {
-            self.table.find_short(hash, key)
+        let found = match first.filter(|&number| self.table.is_short(number, key)) {
+            Some(number) => Ok(number),
+            None => self.table.find_short(hash, key),
         };
         let number = match found {
             Ok(number) => number,
@@ -333,15 +333,14 @@ fn fold_long_group<V: Clone, H: KeyHash>(
         *hash = table.hasher.of_bytes(key_of(text, span));
         prefetch(&table.slots, table.first_slot(*hash));
     }
-    let mut numbers = [usize::MAX; GROUP];
+    let mut numbers = [None; GROUP];
     for (number, &hash) in numbers.iter_mut().zip(&hashes[..spans.len()]) {
-        let slot = table.slots[table.first_slot(hash)];
-        if slot != FREE && has_tag(slot, hash) {
-            *number = long_number(number_of(slot)).unwrap_or(usize::MAX);
-            table.long.prefetch(*number);
+        *number = table.long_at(table.slots[table.first_slot(hash)], hash);
+        if let Some(number) = *number {
+            table.long.prefetch(number);
         }
     }
-    for &number in &numbers[..spans.len()] {
+    for number in numbers.into_iter().flatten() {
         if let Some(entry) = table.long.get(number) {
             table.texts.prefetch(entry.place);
         }

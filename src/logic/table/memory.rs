@@ -88,13 +88,13 @@ impl<T: Copy> Block<T> {
     }
 }
 
-impl Block<u64> {
+impl Block<u32> {
     /// Makes a block of `len` zeros.
     ///
     /// # Panics
     /// As [`Block::with_capacity`].
     pub fn zeros(len: usize) -> Self {
-        match Mapping::of::<u64>(len) {
+        match Mapping::of::<u32>(len) {
             // The system hands out zeros, and zeros are numbers.
             Some(mapping) => Self { start: mapping.start.cast(), len, capacity: len, mapping: Some(mapping) },
             None => Self::from(vec![0; len]),

@@ -15,18 +15,19 @@ struct Weak(fn(u64) -> u64);
 const GOOD: Weak = Weak(|hash| hash);
 
 /// All that the hash of a table is used for collides: slots, tags, places of the front, or some of them.
-const BAD: [Weak; 8] = [
+const BAD: [Weak; 9] = [
     Weak(|_| 0),
     Weak(|_| u64::MAX),
     Weak(|_| 0x8000_0000_0000_0001),
     Weak(|hash| hash & 1),
-    // One slot for all, and one tag, or one of few: the bits between the two differ.
-    Weak(|hash| (hash >> 50) << 20),
-    Weak(|hash| hash & 3 << 40),
+    // One slot for all, and one tag, or one of few: other bits differ.
+    Weak(|hash| (hash >> 56) << 56),
+    Weak(|hash| hash & 3 << 50),
+    // Tags that differ, in one slot.
+    Weak(|hash| hash & !0xffff_ffff),
     // All begin in the last slots, and run over the end of the table.
     Weak(|hash| hash | 0xf_ffff),
-    // One place of the front for all.
-    Weak(|hash| hash & !(0x1fff << 20)),
+    Weak(|hash| hash.rotate_left(32)),
 ];
 
 impl KeyHash for Weak {
@@ -243,7 +244,7 @@ fn partitions_hold_each_entry_once() {
         for partition in (0..n_partitions).map(Partition) {
             for &index in groups.entries(partition) {
                 seen += 1;
-                assert_eq!(partition_of(table.entry(index).hash, n_partitions), partition);
+                assert_eq!(partition_of(table.entry(index as usize).hash, n_partitions), partition);
             }
         }
         assert_eq!(seen, table.len(), "{n_partitions} partitions");
