@@ -226,13 +226,14 @@ impl Grouped {
 }
 
 /// Sorts one range after the other.
-pub struct Sorter<'t, V> {
-    entries: Vec<(&'t [u8], &'t Row<V>)>,
+#[derive(Default)]
+pub struct Sorter {
+    /// The keys of a range, one after the other.
+    near: Vec<u8>,
     /// What orders an entry and, in the low 32 bits, its number.
     order: Vec<u128>,
     /// Stretches of `order` that tie, and the offset of their keys' first bytes that were not looked at.
     ties: Vec<Tie>,
-    sorted: Vec<(&'t [u8], &'t V)>,
 }
 
 struct Tie {
@@ -247,39 +248,37 @@ const NUMBER_BITS: u32 = 32;
 /// Ties of so many are ordered by comparing keys: their first lines are in a cache by then.
 const FEW: usize = 3;
 
-impl<'t, V> Sorter<'t, V> {
-    pub fn new() -> Self {
-        Self { entries: Vec::new(), order: Vec::new(), ties: Vec::new(), sorted: Vec::new() }
-    }
-
-    /// Sorts the rows of `cells`, together fewer than 2^32, whose keys stand in `tables`.
-    pub fn sort(
+impl Sorter {
+    /// Sorts the rows of `cells`, together fewer than 2^32, whose keys stand in `tables`, and hands the entries to
+    /// `take`.
+    pub fn sort<'t, V, R>(
         &mut self,
         cells: impl Iterator<Item = &'t [Row<V>]>,
         tables: &'t [Table<V>],
-    ) -> &[(&'t [u8], &'t V)] {
-        self.entries.clear();
-        for cell in cells {
-            self.entries.extend(cell.iter().map(|row| (row.key(tables), row)));
-        }
-        assert!(self.entries.len() < 1 << NUMBER_BITS, "a range of so many rows does not fit any memory");
-        self.order_by_head();
+        take: impl FnOnce(&[(&[u8], &V)]) -> R,
+    ) -> R {
+        let mut entries = look_up(cells, tables);
+        assert!(entries.len() < 1 << NUMBER_BITS, "a range of so many rows does not fit any memory");
+        let mut near = std::mem::take(&mut self.near);
+        bring_near(&mut entries, &mut near);
+        self.order_by_head(&entries);
         while let Some(tie) = self.ties.pop() {
-            self.order_tie(tie);
+            self.order_tie(tie, &entries);
         }
-        let entry = |ordered: &u128| self.entries[*ordered as u32 as usize];
-        self.sorted.clear();
-        self.sorted.extend(self.order.iter().map(entry).map(|(key, row)| (key, &row.value)));
-        &self.sorted
+        let entry = |ordered: &u128| entries[*ordered as u32 as usize];
+        let sorted: Vec<_> = self.order.iter().map(entry).map(|(key, row)| (key, &row.value)).collect();
+        let taken = take(&sorted);
+        self.near = near;
+        taken
     }
 
-    fn order_by_head(&mut self) {
-        let ranks = || self.entries.iter().map(|(_, row)| row.rank);
+    fn order_by_head<V>(&mut self, entries: &[(&[u8], &Row<V>)]) {
+        let ranks = || entries.iter().map(|(_, row)| row.rank);
         let least = ranks().min().unwrap_or(0);
         let span = ranks().max().unwrap_or(0) - least;
         self.order.clear();
         if span >> 32 == 0 {
-            self.order.extend(self.entries.iter().enumerate().map(|(number, (_, row))| {
+            self.order.extend(entries.iter().enumerate().map(|(number, (_, row))| {
                 u128::from(row.rank - least) << 96 | u128::from(row.front) << NUMBER_BITS | number as u128
             }));
             self.order.sort_unstable();
@@ -288,19 +287,18 @@ impl<'t, V> Sorter<'t, V> {
             let ranked = |(number, (_, row)): (usize, &(&[u8], &Row<V>))| {
                 u128::from(row.rank) << NUMBER_BITS | number as u128
             };
-            self.order.extend(self.entries.iter().enumerate().map(ranked));
+            self.order.extend(entries.iter().enumerate().map(ranked));
             self.order.sort_unstable();
             find_ties(&self.order, 0, 0, &mut self.ties);
         }
     }
 
-    fn order_tie(&mut self, tie: Tie) {
+    fn order_tie<V>(&mut self, tie: Tie, entries: &[(&[u8], &Row<V>)]) {
         let Tie { start, end, mut offset } = tie;
-        let Self { entries, order, ties, .. } = self;
-        let order = &mut order[start..end];
-        // All keys reach up to here.
+        let order = &mut self.order[start..end];
         let key = |ordered: u128| entries[ordered as u32 as usize].0;
         if order.len() <= FEW {
+            // They reach up to the chunk before this one, and are the same so far.
             let rest = |ordered: u128| key(ordered).get(offset.saturating_sub(8)..).unwrap_or_default();
             order.sort_unstable_by(|a, b| rest(*a).cmp(rest(*b)));
             return;
@@ -320,15 +318,45 @@ impl<'t, V> Sorter<'t, V> {
             }
         }
         order.sort_unstable();
-        find_ties(order, start, offset, ties);
+        find_ties(order, start, offset, &mut self.ties);
     }
 }
 
-impl<V> Default for Sorter<'_, V> {
-    fn default() -> Self {
-        Self::new()
+/// Rows whose keys are fetched from memory at the same time.
+const LOOKAHEAD: usize = 32;
+
+/// Looks up the keys of all rows in `cells`.
+fn look_up<'t, V>(
+    cells: impl Iterator<Item = &'t [Row<V>]>,
+    tables: &'t [Table<V>],
+) -> Vec<(&'t [u8], &'t Row<V>)> {
+    let mut entries = Vec::new();
+    for rows in cells.flat_map(|cell| cell.chunks(LOOKAHEAD)) {
+        rows.iter().for_each(|row| tables[row.place.table()].prefetch_entry(row.place.entry()));
+        rows.iter().for_each(|row| tables[row.place.table()].prefetch_key(row.place.entry()));
+        entries.extend(rows.iter().map(|row| (row.key(tables), row)));
+    }
+    entries
+}
+
+/// Copies the keys of `entries` to `near`, one after the other, if they are not too many bytes for that. From their
+/// tables each would be fetched again for every eight of its bytes, and to be rendered.
+fn bring_near<'k, V>(entries: &mut [(&'k [u8], &Row<V>)], near: &'k mut Vec<u8>) {
+    let bytes: usize = entries.iter().map(|(key, _)| key.len()).sum();
+    if bytes > MAX_NEAR_BYTES {
+        return;
+    }
+    near.clear();
+    near.reserve(bytes);
+    entries.iter().for_each(|(key, _)| near.extend_from_slice(key));
+    let mut rest = near.as_slice();
+    for (key, _) in entries {
+        (*key, rest) = rest.split_at(key.len());
     }
 }
+
+/// Bytes of the keys that are copied, for each thread: a range of long words has a tenth of it.
+const MAX_NEAR_BYTES: usize = 8 << 20;
 
 /// Puts the stretches of `order` whose keys are to be looked at further, from `offset`, to `ties`; `order` begins at
 /// `base`.
@@ -411,12 +439,14 @@ mod tests {
             grouped.push(Grouped::group(chunk, &tables, &borders));
         }
         let chunks: Vec<&[Row<u64>]> = parts.iter().flat_map(|part| part.chunks(chunk_rows)).collect();
-        let mut sorter = Sorter::new();
+        let mut sorter = Sorter::default();
         let mut range = |range| {
             let cells = grouped.iter().zip(&chunks).map(|(grouped, chunk)| grouped.rows(range, chunk));
-            let entries = sorter.sort(cells, &tables);
-            assert_eq!(entries.len(), grouped.iter().map(|grouped| grouped.len(range)).sum::<usize>());
-            entries.iter().map(|(key, rank)| (key.to_vec(), **rank)).collect()
+            let n: usize = grouped.iter().map(|grouped| grouped.len(range)).sum();
+            sorter.sort(cells, &tables, |entries| {
+                assert_eq!(entries.len(), n);
+                entries.iter().map(|(key, rank)| (key.to_vec(), **rank)).collect()
+            })
         };
         (0..borders.ranges()).map(&mut range).collect()
     }

@@ -94,13 +94,12 @@ impl<V: Value> Sorted<V> {
     ) -> Result<(), Broken> {
         let chunks: Vec<&[Row<V>]> = self.parts.iter().flat_map(|part| part.chunks(CHUNK_ROWS)).collect();
         let worker = || {
-            let mut sorter = Sorter::new();
+            let mut sorter = Sorter::default();
             let (chunks, make) = (&chunks, &make);
             move |range| {
                 let cells =
                     self.grouped.iter().zip(chunks).map(|(grouped, chunk)| grouped.rows(range, chunk));
-                let entries = sorter.sort(cells, &self.tables);
-                make(&entries[..self.wanted[range]])
+                sorter.sort(cells, &self.tables, |entries| make(&entries[..self.wanted[range]]))
             }
         };
         let mut ranges = 0..self.wanted.len();
