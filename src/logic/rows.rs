@@ -18,7 +18,7 @@ pub struct Row<V> {
     pub value: V,
 }
 
-/// Where a key stands: a table's number and, in its low [`ENTRY_BITS`] bits, an entry's.
+/// Where a key stands: a table's number and, in its low 40 bits, an entry's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place(u64);
 

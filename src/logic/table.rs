@@ -287,15 +287,15 @@ impl<V, H: KeyHash> Table<V, H> {
     /// Makes room for `n` more entries, of which some slots always stay free.
     #[inline]
     fn reserve(&mut self, n: usize) {
-        while self.len() + n > self.slots.len() / 4 * 3 {
-            self.grow();
+        if self.len() + n > self.slots.len() / 4 * 3 {
+            self.grow(n);
         }
     }
 
-    /// Doubles the slots.
+    /// Makes at least twice as many slots, with room for `n` more entries.
     #[cold]
-    fn grow(&mut self) {
-        let enough = (self.len() + 1).next_power_of_two();
+    fn grow(&mut self, n: usize) {
+        let enough = ((self.len() + n) / 3 * 4 + 4).next_power_of_two();
         let n_slots = (self.slots.len() * 2).max(FIRST_SLOTS).max(enough);
         assert!(n_slots <= MAX_SLOTS, "a table takes {} keys and no more", MAX_SLOTS / 4 * 3);
         // The old ones are of no more use; they go first, so that both are never held at the same time.

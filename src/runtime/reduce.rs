@@ -39,12 +39,18 @@ pub(crate) fn reduce<J: Job>(
     Sorted::new(work, Arc::new(folded), parts, top)
 }
 
+/// Bytes of an entry of which there are many: a guess, on the high side, for it only saves growing.
+const USUAL_ENTRY_BYTES: usize = 32;
+
 fn fold_batches<J: Job>(
     work: &Work<J>,
     tables: &[Table<J::Value>],
     part: Incoming<J::Value>,
 ) -> Result<Table<J::Value>, String> {
     let mut folder = Folder::new(work.seed);
+    // Most keys come from one source only, so there are about as many of them as entries.
+    let arrived: usize = part.batches.iter().map(Vec::len).sum();
+    folder.reserve(part.own.len() + arrived / USUAL_ENTRY_BYTES);
     let mut folding = folder.batch(|into, other| work.job.combine(into, other));
     for row in part.own {
         folding.pair(row.key(tables), row.value);

@@ -21,8 +21,19 @@ pub struct Folder<V, H = Seed> {
     probing: Vec<Waiting<V>>,
     /// Pairs whose entries are being fetched: those of these numbers, which their first slots name.
     checking: Vec<(Waiting<V>, Option<usize>)>,
+    long: Gathered<V>,
     lists: Box<Lists>,
 }
+
+/// Pairs with long keys.
+struct Gathered<V> {
+    text: Vec<u8>,
+    spans: Vec<Span>,
+    values: Vec<V>,
+}
+
+/// Bytes of a long key above which it is folded at once: copying it would cost more than waiting for memory.
+const GATHERED_BYTES: usize = 1 << 10;
 
 /// A pair with a short key.
 struct Waiting<V> {
@@ -62,6 +73,7 @@ impl<V, H: KeyHash> Folder<V, H> {
             small: Front::new(),
             probing: Vec::new(),
             checking: Vec::new(),
+            long: Gathered { text: Vec::new(), spans: Vec::new(), values: Vec::new() },
             lists: Box::new(Lists { hits: [0; PASS], misses: [[0; 2]; PASS], longer: [[0; 2]; PASS] }),
         }
     }
@@ -82,6 +94,21 @@ impl<V, H: KeyHash> Folder<V, H> {
     /// Returns the bytes of memory that are held, without what values own elsewhere.
     pub fn memory_bytes(&self) -> usize {
         self.table.memory_bytes() + self.tiny.memory_bytes() + self.small.memory_bytes()
+    }
+
+    /// Has the table hold at least `n` keys before it grows again.
+    pub fn reserve(&mut self, n: usize) {
+        self.table.reserve(n);
+    }
+
+    /// Folds the pairs with long keys that were gathered.
+    fn fold_gathered(&mut self, combine: impl Fn(&mut V, V)) {
+        let Gathered { text, spans, values } = &mut self.long;
+        if !spans.is_empty() {
+            fold_long_group(&mut self.table, text, spans, values.drain(..), combine);
+            text.clear();
+            spans.clear();
+        }
     }
 
     /// Folds the pairs whose entries were fetched, and has those of the others fetched.
@@ -163,21 +190,32 @@ impl<V: Clone, H: KeyHash, C: Fn(&mut V, V)> Batch<'_, V, H, C> {
     pub fn finish(self) -> u64 {
         self.folder.advance(&self.combine);
         self.folder.advance(&self.combine);
+        self.folder.fold_gathered(&self.combine);
         self.pairs
     }
 
     #[inline]
     fn fold(&mut self, key: &[u8], value: V) {
-        let Folder { table, probing, .. } = &mut *self.folder;
-        let Some(words) = words_of(key) else {
-            table.reserve(1);
-            return table.fold_long(table.hasher.of_bytes(key), key, value, &self.combine);
-        };
-        let is_group = probing.len() >= GROUP;
-        if is_group {
+        let Some(words) = words_of(key) else { return self.fold_long(key, value) };
+        if self.folder.probing.len() >= GROUP {
             self.folder.advance(&self.combine);
         }
         self.folder.probe([words as u64, (words >> 64) as u64], value);
+    }
+
+    fn fold_long(&mut self, key: &[u8], value: V) {
+        let Folder { table, long, .. } = &mut *self.folder;
+        if key.len() > GATHERED_BYTES {
+            table.reserve(1);
+            return table.fold_long(table.hasher.of_bytes(key), key, value, &self.combine);
+        }
+        let start = long.text.len() as u32;
+        long.text.extend_from_slice(key);
+        long.spans.push([start, start + key.len() as u32]);
+        long.values.push(value);
+        if long.spans.len() >= GROUP {
+            self.folder.fold_gathered(&self.combine);
+        }
     }
 
     /// Folds `value` under each of up to [`PASS`] keys.
@@ -198,7 +236,8 @@ impl<V: Clone, H: KeyHash, C: Fn(&mut V, V)> Batch<'_, V, H, C> {
         }
         let Folder { table, lists, .. } = &mut *self.folder;
         for spans in lists.longer[..n_long].chunks(GROUP) {
-            fold_long_group(table, text, spans, value, &self.combine);
+            let values = std::iter::repeat_n(value.clone(), spans.len());
+            fold_long_group(table, text, spans, values, &self.combine);
         }
         last.iter().for_each(|&span| self.fold(key_of(text, span), value.clone()));
     }
@@ -318,13 +357,13 @@ fn key_of(text: &[u8], [start, end]: Span) -> &[u8] {
     &text[start as usize..end as usize]
 }
 
-/// Folds `value` under long keys of `text`, at most [`GROUP`].
+/// Folds values under long keys of `text`, at most [`GROUP`].
 #[inline]
-fn fold_long_group<V: Clone, H: KeyHash>(
+fn fold_long_group<V, H: KeyHash>(
     table: &mut Table<V, H>,
     text: &[u8],
     spans: &[Span],
-    value: &V,
+    values: impl Iterator<Item = V>,
     combine: impl Fn(&mut V, V),
 ) {
     table.reserve(spans.len());
@@ -345,7 +384,7 @@ fn fold_long_group<V: Clone, H: KeyHash>(
             table.texts.prefetch(entry.place);
         }
     }
-    for (&span, hash) in spans.iter().zip(hashes) {
-        table.fold_long(hash, key_of(text, span), value.clone(), &combine);
+    for ((&span, hash), value) in spans.iter().zip(hashes).zip(values) {
+        table.fold_long(hash, key_of(text, span), value, &combine);
     }
 }

@@ -1,3 +1,5 @@
+//! Tests of the table: maps of pairs, whatever their keys, their hashes and the way they are folded.
+
 use std::collections::HashMap;
 
 use proptest::prelude::*;
