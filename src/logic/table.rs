@@ -1,10 +1,10 @@
 //! Table: key -> value, the fold of a map task; open addressing, short keys inline.
 //!
-//! Small *slots*, of four bytes, are probed one after the other from where the low bits of the hash point. A slot names an entry:
-//! among those of *short* keys, which stand in their entries, 24 bytes with a count, or among those of *long* keys,
-//! which hold the hash and where the key stands behind all others. A slot keeps some bits of the hash, so a probe
-//! seldom reads a wrong entry. Entries and keys lie in the order of their first appearance and never move, so growing
-//! concerns the slots alone.
+//! Small *slots*, of four bytes, are probed one after the other from where the low bits of the hash point. A slot
+//! names an entry: among those of *short* keys, which stand in their entries, 24 bytes with a count, or among those
+//! of *long* keys, which hold the hash and where the key stands behind all others. A slot keeps some bits of the hash,
+//! so a probe seldom reads a wrong entry. Entries and keys lie in the order of their first appearance and never move,
+//! so growing concerns the slots alone.
 //!
 //! A large table lies outside the caches, and folding one pair after the other waits for memory at each. A
 //! [`Folder`] gathers pairs and looks many up at a time.
@@ -27,8 +27,8 @@ use super::partition::{KeyHash, Partition, Seed, partition_of};
 /// Keys with their folded values.
 pub struct Table<V, H = Seed> {
     hasher: H,
-    /// Zero where free, else the tag of a hash and, below it, an entry's index plus one. Their number is a power of two,
-    /// or zero in a table that has none yet, or none any more.
+    /// Zero where free, else the tag of a hash and, below it, an entry's index plus one. Their number is a power of
+    /// two, or zero in a table that has none yet, or none any more.
     slots: Block<u32>,
     short: Store<Short<V>>,
     long: Store<Long<V>>,
