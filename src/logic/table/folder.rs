@@ -21,6 +21,8 @@ pub struct Folder<V, H = Seed> {
     probing: Vec<Waiting<V>>,
     /// Pairs whose entries are being fetched: those of these numbers, which their first slots name.
     checking: Vec<(Waiting<V>, Option<usize>)>,
+    /// What has left the fronts, by the numbers of its entries, which are being fetched.
+    left: Vec<(usize, V)>,
     long: Gathered<V>,
     lists: Box<Lists>,
 }
@@ -73,6 +75,7 @@ impl<V, H: KeyHash> Folder<V, H> {
             small: Front::new(),
             probing: Vec::new(),
             checking: Vec::new(),
+            left: Vec::new(),
             long: Gathered { text: Vec::new(), spans: Vec::new(), values: Vec::new() },
             lists: Box::new(Lists { hits: [0; PASS], misses: [[0; 2]; PASS], longer: [[0; 2]; PASS] }),
         }
@@ -85,7 +88,7 @@ impl<V, H: KeyHash> Folder<V, H> {
 
     /// Returns the table with all that was folded.
     pub fn finish(mut self, combine: impl Fn(&mut V, V)) -> Table<V, H> {
-        for (number, value) in self.tiny.drain().chain(self.small.drain()) {
+        for (number, value) in self.left.into_iter().chain(self.tiny.drain()).chain(self.small.drain()) {
             self.table.combine_short(number, value, &combine);
         }
         self.table
@@ -113,6 +116,9 @@ impl<V, H: KeyHash> Folder<V, H> {
 
     /// Folds the pairs whose entries were fetched, and has those of the others fetched.
     fn advance(&mut self, combine: impl Fn(&mut V, V)) {
+        for (number, value) in self.left.drain(..) {
+            self.table.combine_short(number, value, &combine);
+        }
         let mut checking = std::mem::take(&mut self.checking);
         self.table.reserve(checking.len());
         for (pair, first) in checking.drain(..) {
@@ -149,7 +155,10 @@ impl<V, H: KeyHash> Folder<V, H> {
         };
         match considered {
             Err(value) => self.table.combine_short(number, value, &combine),
-            Ok(Some((number, value))) => self.table.combine_short(number, value, &combine),
+            Ok(Some((number, value))) => {
+                self.table.short.prefetch(number);
+                self.left.push((number, value));
+            }
             Ok(None) => {}
         }
     }
