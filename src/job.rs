@@ -69,7 +69,7 @@ pub trait Emit<V> {
     /// Emits one pair.
     fn pair(&mut self, key: &[u8], value: V);
 
-    /// Emits `value` under each key that stands in `text` at one of `spans`, which must lie inside it and in order.
+    /// Emits `value` under each key that stands in `text` at one of `spans`, in the order of their starts.
     /// The quickest way where keys lie in the text as they are: they are looked up many at a time.
     fn spans(&mut self, text: &[u8], spans: &[Span], value: V)
     where

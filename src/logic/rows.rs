@@ -97,8 +97,9 @@ pub fn join<V: Clone>(
     let mut joining = Joining { slots: Vec::new(), hashes: Vec::new() };
     for number in 0..grouped.fan {
         let first = rows.len();
-        rows.reserve(grouped.group(partition, number).map(<[u32]>::len).sum());
-        joining.clear(rows.capacity() - first);
+        let n: usize = grouped.group(partition, number).map(<[u32]>::len).sum();
+        rows.reserve(n);
+        joining.clear(n);
         for (number, (table, indexes)) in tables.iter().zip(grouped.group(partition, number)).enumerate() {
             for indexes in indexes.chunks(LOOKAHEAD) {
                 indexes.iter().for_each(|&index| table.prefetch_entry(index as usize));
@@ -166,7 +167,9 @@ pub fn rows_of<V: Clone>(number: usize, table: &Table<V>, rank: impl Fn(&V) -> u
     let row = |entry: Entry<'_, V>| {
         Row::new(Place::new(number, entry.index), entry.key, entry.value.clone(), &rank)
     };
-    table.iter().map(row).collect()
+    let mut rows = Vec::with_capacity(table.len());
+    rows.extend(table.iter().map(row));
+    rows
 }
 
 /// Returns the first eight bytes of `key`, filled up with zeros, as a number that compares as they do.

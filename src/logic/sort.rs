@@ -253,7 +253,7 @@ impl Sorter {
     /// `take`.
     pub fn sort<'t, V, R>(
         &mut self,
-        cells: impl Iterator<Item = &'t [Row<V>]>,
+        cells: impl Iterator<Item = &'t [Row<V>]> + Clone,
         tables: &'t [Table<V>],
         take: impl FnOnce(&[(&[u8], &V)]) -> R,
     ) -> R {
@@ -327,10 +327,10 @@ const LOOKAHEAD: usize = 32;
 
 /// Looks up the keys of all rows in `cells`.
 fn look_up<'t, V>(
-    cells: impl Iterator<Item = &'t [Row<V>]>,
+    cells: impl Iterator<Item = &'t [Row<V>]> + Clone,
     tables: &'t [Table<V>],
 ) -> Vec<(&'t [u8], &'t Row<V>)> {
-    let mut entries = Vec::new();
+    let mut entries = Vec::with_capacity(cells.clone().map(<[_]>::len).sum());
     for rows in cells.flat_map(|cell| cell.chunks(LOOKAHEAD)) {
         rows.iter().for_each(|row| tables[row.place.table()].prefetch_entry(row.place.entry()));
         rows.iter().for_each(|row| tables[row.place.table()].prefetch_key(row.place.entry()));

@@ -21,7 +21,7 @@ use super::link::{Answer, Link, Listener, Order};
 use super::report::{Progress, Report};
 use super::results::{Broken, CREDIT_BATCHES, Sorted};
 use super::source::{Cutter, Sink};
-use super::spawn;
+use super::{guarded, spawn};
 
 /// What a run is to do.
 pub struct RunSpec<J: Job> {
@@ -186,10 +186,12 @@ fn start_cutter<J: Job>(
     let job = spec.job.clone();
     spawn("mr:input".into(), move || {
         for target_bytes in asked {
-            let event = match cutter.cut(target_bytes, &|byte| job.is_boundary(byte)) {
-                Ok(Some(split)) => Event::SplitCut { split },
-                Ok(None) => Event::InputEnded,
-                Err(error) => Event::InputFailed { cause: format!("{error:#}") },
+            // Guarded: `is_boundary` is the job's code, and a thread that ended without a word would be waited for.
+            let event = match guarded(|| cutter.cut(target_bytes, &|byte| job.is_boundary(byte))) {
+                Ok(Ok(Some(split))) => Event::SplitCut { split },
+                Ok(Ok(None)) => Event::InputEnded,
+                Ok(Err(error)) => Event::InputFailed { cause: format!("{error:#}") },
+                Err(cause) => Event::InputFailed { cause },
             };
             let last = !matches!(event, Event::SplitCut { .. });
             if events.send(Incoming::Event(event)).is_err() || last {

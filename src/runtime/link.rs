@@ -25,7 +25,7 @@ use write::write_orders;
 use super::rates::Rates;
 use super::results::Sorted;
 use super::source::SplitSource;
-use super::spawn;
+use super::{guarded, spawn};
 
 /// A connection, made or accepted by `edge::net`. Reading and writing are done by different threads.
 pub struct Connection {
@@ -150,7 +150,7 @@ pub fn connect_link<V: Value>(
     let rates = Rates::new(chooser);
     let (feed, ends) = Feed::new(source, rates.clone());
     spawn(format!("mr:feed:{name}"), move || {
-        if let Err(cause) = feed.run() {
+        if let Err(cause) = guarded(|| feed.run()).flatten() {
             unread(worker, Answer::Unread { cause });
         }
     })?;

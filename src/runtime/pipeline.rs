@@ -34,11 +34,16 @@ pub(crate) fn in_order<T: Send, O: Send, E: Send, W: FnMut(T) -> Result<O, E>>(
     let (tasks, queue) = bounded(ahead);
     let (outputs, done) = bounded(ahead);
     std::thread::scope(|scope| {
-        let work = || work_at(worker(), &queue, &outputs);
-        let start =
-            |index| Builder::new().name(format!("mr:piece:{index}")).spawn_scoped(scope, work).is_ok();
+        let worker = &worker;
+        let start = |index| {
+            let (queue, outputs) = (queue.clone(), outputs.clone());
+            let work = move || work_at(worker(), &queue, &outputs);
+            Builder::new().name(format!("mr:piece:{index}")).spawn_scoped(scope, work).is_ok()
+        };
         // Where one thread is to work, or no other can be started, it is this one.
         if threads > 1 && (0..threads).filter(|index| start(*index)).count() > 0 {
+            // Only the threads hold an end of it, so that their end is heard.
+            drop(outputs);
             return take_in_order(ahead, &mut next, tasks, done, &mut take);
         }
         let mut worker = worker();
@@ -97,8 +102,7 @@ fn take_in_order<T, O, E>(
         if waiting.is_empty() {
             return Ok(());
         }
-        // The threads hold their ends as long as they have tasks.
-        let Ok((number, output)) = done.recv() else { return Ok(()) };
+        let Ok((number, output)) = done.recv() else { panic!("the threads ended with tasks left") };
         let output = output.unwrap_or_else(|panic| resume_unwind(panic))?;
         let first = given - waiting.len() as u64;
         waiting[(number - first) as usize] = Some(output);

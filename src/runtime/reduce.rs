@@ -42,6 +42,9 @@ pub(crate) fn reduce<J: Job>(
 /// Bytes of an entry of which there are many: a guess, on the high side, for it only saves growing.
 const USUAL_ENTRY_BYTES: usize = 32;
 
+/// Entries for which room is made on a guess: more take their time anyway.
+const MOST_RESERVED: usize = 1 << 26;
+
 fn fold_batches<J: Job>(
     work: &Work<J>,
     tables: &[Table<J::Value>],
@@ -50,7 +53,7 @@ fn fold_batches<J: Job>(
     let mut folder = Folder::new(work.seed);
     // Most keys come from one source only, so there are about as many of them as entries.
     let arrived: usize = part.batches.iter().map(Vec::len).sum();
-    folder.reserve(part.own.len() + arrived / USUAL_ENTRY_BYTES);
+    folder.reserve((part.own.len() + arrived / USUAL_ENTRY_BYTES).min(MOST_RESERVED));
     let mut folding = folder.batch(|into, other| work.job.combine(into, other));
     for row in part.own {
         folding.pair(row.key(tables), row.value);
@@ -63,5 +66,7 @@ fn fold_batches<J: Job>(
         }
     }
     folding.finish();
-    Ok(folder.finish(|into, other| work.job.combine(into, other)))
+    let mut table = folder.finish(|into, other| work.job.combine(into, other));
+    table.release_slots();
+    Ok(table)
 }

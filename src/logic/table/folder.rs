@@ -34,6 +34,12 @@ struct Gathered<V> {
     values: Vec<V>,
 }
 
+impl<V> Default for Gathered<V> {
+    fn default() -> Self {
+        Self { text: Vec::new(), spans: Vec::new(), values: Vec::new() }
+    }
+}
+
 /// Bytes of a long key above which it is folded at once: copying it would cost more than waiting for memory.
 const GATHERED_BYTES: usize = 1 << 10;
 
@@ -76,7 +82,7 @@ impl<V, H: KeyHash> Folder<V, H> {
             probing: Vec::new(),
             checking: Vec::new(),
             left: Vec::new(),
-            long: Gathered { text: Vec::new(), spans: Vec::new(), values: Vec::new() },
+            long: Gathered::default(),
             lists: Box::new(Lists { hits: [0; PASS], misses: [[0; 2]; PASS], longer: [[0; 2]; PASS] }),
         }
     }
@@ -106,12 +112,14 @@ impl<V, H: KeyHash> Folder<V, H> {
 
     /// Folds the pairs with long keys that were gathered.
     fn fold_gathered(&mut self, combine: impl Fn(&mut V, V)) {
-        let Gathered { text, spans, values } = &mut self.long;
+        // Taken out, so that nothing of it is left should `combine` panic.
+        let Gathered { mut text, mut spans, mut values } = std::mem::take(&mut self.long);
         if !spans.is_empty() {
-            fold_long_group(&mut self.table, text, spans, values.drain(..), combine);
+            fold_long_group(&mut self.table, &text, &spans, values.drain(..), combine);
             text.clear();
             spans.clear();
         }
+        self.long = Gathered { text, spans, values };
     }
 
     /// Folds the pairs whose entries were fetched, and has those of the others fetched.
@@ -229,7 +237,9 @@ impl<V: Clone, H: KeyHash, C: Fn(&mut V, V)> Batch<'_, V, H, C> {
 
     /// Folds `value` under each of up to [`PASS`] keys.
     fn fold_spans(&mut self, text: &[u8], spans: &[Span], value: &V) {
-        let Some((&[begin, _], &[_, end])) = spans.first().zip(spans.last()) else { return };
+        let Some(&[begin, _]) = spans.first() else { return };
+        // A key may lie within the one before it.
+        let end = spans.iter().fold(begin, |end, span| end.max(span[1]));
         let is_cheap = !std::mem::needs_drop::<V>() && size_of::<V>() <= CHEAP_BYTES;
         // A short key ends with no zero; a text without zeros has none at all.
         if !is_cheap || text[begin as usize..end as usize].contains(&0) {
@@ -280,7 +290,7 @@ fn sort_out_tiny(
 ) -> (usize, usize, usize) {
     let (mut n_hits, mut n_misses, mut n_longer) = (0, 0, 0);
     for &[start, end] in spans {
-        let Some(bytes) = text[start as usize..].first_chunk() else { continue };
+        let Some(bytes) = text[start as usize..].first_chunk() else { panic!("{UNORDERED}") };
         let len = end - start;
         // An empty key counts as a longer one.
         let is_tiny = len.wrapping_sub(1) < 8;
@@ -311,7 +321,7 @@ fn sort_out_small(
     let (mut n_hits, mut n_long) = (0, 0);
     for at in 0..n_longer {
         let [start, end] = lists.longer[at % PASS];
-        let Some(bytes) = text[start as usize..].first_chunk() else { continue };
+        let Some(bytes) = text[start as usize..].first_chunk() else { panic!("{UNORDERED}") };
         let len = (end - start) as usize;
         let is_short = len.wrapping_sub(1) < SHORT_BYTES;
         let key = u128::from_le_bytes(*bytes) & MASKS[len.min(SHORT_BYTES)];
@@ -328,6 +338,9 @@ fn sort_out_small(
     }
     (n_hits, n_misses, n_long)
 }
+
+/// What a job is told whose spans are not what [`Emit::spans`] asks for.
+const UNORDERED: &str = "the spans that a job emits stand in the order of their starts";
 
 /// Keeps the first bytes of sixteen, by their number.
 const MASKS: [u128; SHORT_BYTES + 1] = {

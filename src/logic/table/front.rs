@@ -58,7 +58,7 @@ impl<K: Copy + Eq + Default, V, const PLACES: usize> Front<K, V, PLACES> {
         else {
             return Err(value);
         };
-        self.misses += 1;
+        self.misses = self.misses.wrapping_add(1);
         let is_free = *held == K::default();
         if !is_free && !self.misses.is_multiple_of(PATIENCE) {
             return Err(value);

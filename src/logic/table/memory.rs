@@ -161,7 +161,8 @@ impl Mapping {
     fn of<T>(capacity: usize) -> Option<Self> {
         let wanted = capacity.checked_mul(size_of::<T>()).filter(|&wanted| wanted >= HUGE_PAGE)?;
         assert!(align_of::<T>() <= HUGE_PAGE, "pages are aligned for every element");
-        let bytes = wanted.next_multiple_of(HUGE_PAGE) + HUGE_PAGE;
+        let bytes =
+            wanted.checked_next_multiple_of(HUGE_PAGE).and_then(|bytes| bytes.checked_add(HUGE_PAGE))?;
         let (protection, flags) = {
             use rustix::mm::{MapFlags, ProtFlags};
             (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE)
@@ -234,6 +235,8 @@ const GROWTH: usize = 4;
 
 impl<T> Store<T> {
     pub fn new() -> Self {
+        // Smaller elements would lie in vectors, which may be larger than they were asked to be.
+        const { assert!(size_of::<T>() * BLOCK >= HUGE_PAGE, "a whole block lies in a mapping") };
         Self { blocks: Vec::new() }
     }
 
