@@ -12,6 +12,7 @@ use super::arrival::{Arriving, Stream};
 use super::pipeline::{Next, in_order};
 use super::results::{Broken, Sorted};
 use super::source::{Form, Sink};
+use super::spawn;
 
 /// An output with everything in it, but not yet final.
 pub(crate) struct Written<V> {
@@ -49,6 +50,9 @@ pub(crate) fn write_merged<J: Job>(
         Streams::Sorted(sorted) => {
             let sorted = sorted.recv().map_err(|_| Broken::Ended)?;
             sorted.for_each_range(|range| render(form.as_ref(), range.iter().copied()), take)?;
+            // Giving back hundreds of megabytes takes a while, for which the end of the output need not wait. Where
+            // no thread can be started, they are given back here.
+            let _ = spawn("mr:free".into(), move || drop(sorted));
         }
         Streams::Remote(arriving) => {
             let streams = arriving.into_iter().map(|arriving| arriving.open(job));

@@ -54,9 +54,9 @@ pub(crate) fn in_order<T: Send, O: Send, E: Send, W: FnMut(T) -> Result<O, E>>(
     })
 }
 
-/// Tasks for each thread that are queued, worked at, or done and not taken: enough that neither side waits because
-/// some take longer than others, few enough that what was made lies in a cache when it is taken.
-const TASKS_AHEAD: usize = 3;
+/// Tasks for each thread that are queued, worked at, or done and not taken: enough that nobody waits because one takes
+/// several times as long as others, few enough that what was made may lie in a cache when it is taken.
+const TASKS_AHEAD: usize = 6;
 
 /// A task's number, and what came of it; a panic is handed on to the thread that takes.
 type Done<O, E> = (u64, Result<Result<O, E>, Box<dyn Any + Send>>);
