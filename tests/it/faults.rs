@@ -54,6 +54,9 @@ fn hold_in(phase: Phase) {
     }
 }
 
+/// What the job panics at when it is asked whether the input may be cut there.
+const BELL: u8 = 7;
+
 /// The word count, which can be held in each phase.
 struct HeldCount(Tokenizer);
 
@@ -106,6 +109,7 @@ impl Job for HeldCount {
     }
 
     fn is_boundary(&self, byte: u8) -> bool {
+        assert!(byte != BELL, "a byte that this job does not bear");
         self.0.separates(byte)
     }
 
@@ -363,6 +367,22 @@ fn poisoned_record() {
         let said = format!("{:#}", error.cause);
         assert!(said.contains("a poisoned record"), "{said}");
         assert!(said.contains(&format!("to {}", at + 7)), "{said} does not name the bytes around {at}");
+        assert!(!output.exists());
+        await_no_job(&workers);
+    });
+}
+
+/// A job that panics where the input is to be cut, on the client, ends with its words, not in a wait.
+#[test]
+fn a_panic_where_the_input_is_cut_is_told() {
+    with_deadline(Duration::from_secs(60), || {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (input, output) = (directory.path().join("input"), directory.path().join("output"));
+        fs::write(&input, [BELL; 100_000]).expect("it is writable");
+        let workers = start(&directory, [None, None, None]);
+        let error = run_over(&workers, &input, &output).expect_err("the input cannot be cut");
+        let said = format!("{:#}", error.cause);
+        assert!(said.contains("a byte that this job does not bear"), "{said}");
         assert!(!output.exists());
         await_no_job(&workers);
     });

@@ -237,9 +237,9 @@ impl<V: Clone, H: KeyHash, C: Fn(&mut V, V)> Batch<'_, V, H, C> {
 
     /// Folds `value` under each of up to [`PASS`] keys.
     fn fold_spans(&mut self, text: &[u8], spans: &[Span], value: &V) {
-        let Some(&[begin, _]) = spans.first() else { return };
+        let Some(&first) = spans.first() else { return };
         // A key may lie within the one before it.
-        let end = spans.iter().fold(begin, |end, span| end.max(span[1]));
+        let [begin, end] = spans.iter().fold(first, |all, span| [all[0].min(span[0]), all[1].max(span[1])]);
         let is_cheap = !std::mem::needs_drop::<V>() && size_of::<V>() <= CHEAP_BYTES;
         // A short key ends with no zero; a text without zeros has none at all.
         if !is_cheap || text[begin as usize..end as usize].contains(&0) {

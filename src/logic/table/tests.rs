@@ -172,6 +172,25 @@ fn keys_of_every_length_are_told_apart_at_every_byte() {
     assert!(table.iter().all(|entry| *entry.value == 2));
 }
 
+/// Zeros that end a key count, also where a span lies within another one.
+#[test]
+fn spans_may_nest_and_hold_zeros() {
+    let mut folder = Folder::new(GOOD);
+    let mut batch = folder.batch(add);
+    let text = b"abcdefghijk\0lmnopqrstuvwxyz, and sixteen bytes behind it";
+    batch.spans(text, &[[0, 12], [0, 11], [4, 8]], 1);
+    assert_eq!(batch.finish(), 3);
+    let table = folder.finish(add);
+    assert_is(&table, &HashMap::from([(&text[..12], 1), (&text[..11], 1), (b"efgh", 1)]));
+}
+
+#[test]
+#[should_panic(expected = "in the order of their starts")]
+fn spans_out_of_order_are_refused_where_they_would_be_lost() {
+    let text = b"one two three four five six";
+    Folder::new(GOOD).batch(add).spans(text, &[[24, 27], [0, 3]], 1);
+}
+
 #[test]
 fn giant_keys_are_keys() {
     let giant = vec![b'x'; 64 << 20];
