@@ -12,7 +12,7 @@ use crate::edge::input::Input;
 use crate::edge::output::{self, Destination, Format, ReportFile};
 use crate::edge::{machine, progress, random, signals, table};
 use crate::job::Job;
-use crate::logic::coordinator::Failure;
+use crate::logic::coordinator::{Failure, Loss};
 use crate::logic::ids::{JobId, WorkerId};
 use crate::logic::packing::Compress;
 use crate::logic::partition::Seed;
@@ -141,10 +141,13 @@ fn explain(error: RunError, names: &[String], input: &Input, options: &RunOption
     let name = |worker: WorkerId| names.get(worker.index()).map_or("?", String::as_str);
     let (cause, advice) = match error.failure {
         Failure::Interrupted => return CommandError::interrupted(),
-        Failure::WorkerLost { phase, cause, .. } if names.is_empty() => {
+        Failure::NoWorkerLeft(Loss { phase, cause, .. }) | Failure::GaveUp(Loss { phase, cause, .. })
+            if names.is_empty() =>
+        {
             (anyhow!(cause).context(format!("the job failed in {phase}")), None)
         }
-        Failure::WorkerLost { worker, phase, cause, accuser } => {
+        Failure::NoWorkerLeft(Loss { worker, phase, cause, accuser, .. })
+        | Failure::GaveUp(Loss { worker, phase, cause, accuser, .. }) => {
             let cause = match accuser {
                 None => anyhow!(cause),
                 Some(peer) => anyhow!(cause).context(format!("worker {} cannot reach it", name(peer))),
@@ -163,7 +166,7 @@ fn explain(error: RunError, names: &[String], input: &Input, options: &RunOption
             };
             (lost, Some(advice))
         }
-        Failure::ExecutionFailed { worker, split, cause } => {
+        Failure::ExecutionFailed { worker, split, cause, .. } => {
             let place = input.describe(&split);
             let failed = match names.is_empty() {
                 true => format!("could not map the split of {place}"),

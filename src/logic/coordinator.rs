@@ -4,17 +4,29 @@
 //!   Split -> Map -> Shuffle -> Reduce -> Merge -> Done | Failed
 //! ```
 //!
-//! Invariant: a phase begins only when every worker has acknowledged the one before.
+//! A loss in whatever phase leads back to the map of what was lost, and to a shuffle of a new epoch over who is left.
+//!
+//! Invariant: a phase begins only when every live worker has acknowledged the one before.
+//! Invariant: when a shuffle begins, each split is folded into the map tables of exactly one live worker (`ledger`).
 //! Invariant: no socket, file, thread or clock in here; the same events give the same commands.
-//! Source: Dean & Ghemawat (OSDI 2004), 3.1 and 3.2.
+//! Source: Dean & Ghemawat (OSDI 2004), 3.1, 3.2, 3.3 (fault tolerance) and 3.6 (backup tasks).
 
-use std::collections::{BTreeMap, VecDeque};
+mod backup;
+mod ledger;
+mod loss;
+mod pace;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::ids::{Epoch, SplitId, WorkerId};
 use super::split::Split;
+use ledger::Ledger;
+use loss::Complaints;
+use pace::Pace;
 
 /// What a job is at. No phase begins before every live worker ended the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -48,14 +60,17 @@ impl std::fmt::Display for Phase {
 /// What the coordinator is told at the start.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Map threads of each worker.
+    /// Map threads of each worker; the last `spares` of them take part only in place of a lost one.
     pub worker_threads: Vec<u32>,
+    pub spares: usize,
     /// Bytes of the input where that is known from the start.
     pub input_bytes: Option<u64>,
     /// Bytes of a split; chosen from the size of the input if `None`.
     pub split_bytes: Option<u64>,
     /// How long a worker may be silent before it is lost; `None` if workers cannot be lost (in-process).
     pub worker_timeout: Option<Duration>,
+    /// Whether splits that are late may be executed twice.
+    pub backups: bool,
 }
 
 /// What happened.
@@ -75,17 +90,23 @@ pub enum Event {
     InputFailed {
         cause: String,
     },
-    /// The worker has folded the split.
+    /// The worker has executed the split. Unless the execution is provisional, it is folded into its map tables.
     Mapped {
         worker: WorkerId,
         split: SplitId,
         pairs: u64,
     },
-    /// The execution failed on the worker.
+    /// The execution failed on the worker, and with it was lost what its thread had folded of the splits `dropped`.
     MapFailed {
         worker: WorkerId,
         split: SplitId,
         cause: String,
+        dropped: Vec<SplitId>,
+    },
+    /// The execution was discarded before it ended; nothing of the split is folded.
+    Dropped {
+        worker: WorkerId,
+        split: SplitId,
     },
     Shuffled {
         worker: WorkerId,
@@ -106,8 +127,15 @@ pub enum Event {
         entries: u64,
         bytes: u64,
     },
+    /// The whole result of the worker has arrived.
+    Delivered {
+        worker: WorkerId,
+        epoch: Epoch,
+    },
     /// The whole result is written; once the job has ended well, the client makes it final.
-    Merged,
+    Merged {
+        epoch: Epoch,
+    },
     /// The result cannot be written.
     OutputFailed {
         cause: String,
@@ -143,27 +171,80 @@ pub enum Command {
     CutSplit {
         target_bytes: u64,
     },
-    /// Send the split to the worker.
+    /// Send the split to the worker. A provisional execution counts only once it is committed.
     Map {
         worker: WorkerId,
         split: Split,
+        provisional: bool,
+    },
+    /// The worker's provisional execution is the one that counts.
+    Commit {
+        worker: WorkerId,
+        split: SplitId,
+    },
+    /// The worker's execution is not wanted any more.
+    Discard {
+        worker: WorkerId,
+        split: SplitId,
     },
     Shuffle {
         worker: WorkerId,
         epoch: Epoch,
+        assignment: Arc<Assignment>,
     },
     Reduce {
         worker: WorkerId,
         epoch: Epoch,
     },
-    /// Fetch the partitions of all workers and merge them into the output.
+    /// Fetch the results of the workers in the epoch and merge them into the output.
     Merge {
         epoch: Epoch,
     },
-    /// The worker is to drop the job.
+    /// What is merged so far is void: a merge of a newer epoch will begin anew.
+    BreakOffMerge,
+    /// The worker is to drop the job: it is over, or the worker is out of it.
     End {
         worker: WorkerId,
     },
+    /// Tell the user.
+    Notice(Notice),
+}
+
+/// Who takes part in an epoch, and who reduces what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assignment {
+    pub workers: Vec<WorkerId>,
+    /// The owner of each partition.
+    pub owners: Vec<WorkerId>,
+}
+
+/// What the user is told while the job goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    Lost(Loss),
+    /// A spare takes part from now on.
+    Joined {
+        worker: WorkerId,
+    },
+    /// A split could not be executed; another worker tries.
+    Retried {
+        worker: WorkerId,
+        split: Split,
+        cause: String,
+    },
+}
+
+/// A worker that is out of the job, whatever it may still say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    pub worker: WorkerId,
+    pub phase: Phase,
+    pub cause: String,
+    /// The peer that tells of it, where it is one.
+    pub accuser: Option<WorkerId>,
+    /// Splits that are to be mapped again for it, and by how many workers.
+    pub splits: u64,
+    pub survivors: usize,
 }
 
 /// How the job ended.
@@ -176,18 +257,16 @@ pub enum Outcome {
 /// Why the job failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    WorkerLost {
-        worker: WorkerId,
-        phase: Phase,
-        cause: String,
-        /// The peer that tells of it, where it is one.
-        accuser: Option<WorkerId>,
-    },
-    /// The job's code, or the worker's resources, failed on this split.
+    /// All are lost; this one was the last.
+    NoWorkerLeft(Loss),
+    /// Several workers gave up for the same reason, so that others would, too; this one was the last.
+    GaveUp(Loss),
+    /// The job's code, or the workers' resources, failed on this split, on so many workers.
     ExecutionFailed {
         worker: WorkerId,
         split: Split,
         cause: String,
+        workers: usize,
     },
     Input {
         cause: String,
@@ -198,19 +277,51 @@ pub enum Failure {
     Interrupted,
 }
 
+/// Where a worker stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Kept for the place of a lost one.
+    Spare,
+    /// Was told of the job and has not answered.
+    Starting,
+    Live,
+    /// Out of the job, whatever it says.
+    Lost,
+}
+
+/// One execution of a split on a worker, until it is answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Execution {
+    pub split: Split,
+    /// Whether it counts only once it is committed.
+    pub provisional: bool,
+    /// Whether it is not wanted any more.
+    pub discarded: bool,
+    /// Whether another worker executes the same split.
+    pub backup: bool,
+}
+
 /// What the coordinator knows of one worker.
 #[derive(Clone, Debug)]
 pub struct WorkerProgress {
     pub threads: u32,
-    /// Splits that were sent and are not acknowledged.
-    pub in_flight: Vec<Split>,
+    pub standing: Standing,
+    /// Executions that were sent and are not answered.
+    pub in_flight: Vec<Execution>,
     pub splits_mapped: u64,
     pub bytes_mapped: u64,
     /// Entries of its result, once it has announced them.
     pub entries: u64,
     /// Whether the worker has acknowledged the phase.
     pub acknowledged: bool,
+    /// Whether the worker takes part in the epoch.
+    member: bool,
+    /// Whether its whole result has arrived.
+    delivered: bool,
+    /// Executions of different splits that failed here.
+    failures: u32,
     last_heard: Duration,
+    pace: Pace,
 }
 
 /// Sums over the job.
@@ -225,18 +336,20 @@ pub struct Totals {
     pub distinct_keys: u64,
     /// Entries that the workers will send for the merge.
     pub entries: u64,
+    /// Executions of splits that were sent to workers.
+    pub executions: u64,
+    /// Executions that were sent because what an earlier one had folded was lost, or because it failed.
+    pub reexecutions: u64,
+    /// Second executions of splits that were late, and how many of them were the first to end.
+    pub backups: u64,
+    pub backups_won: u64,
+    /// Attempts at shuffle and reduce.
+    pub epochs: u64,
 }
 
 /// Splits that a worker may hold beyond one for each of its threads: they are on their way or wait, which hides the
 /// round trip of the network. More would only be lost with the worker.
 const WINDOW_AHEAD_SPLITS: usize = 2;
-
-/// Largest split that is chosen: large enough that a message a split costs nothing, small enough that the last ones
-/// end at about the same time.
-const MAX_SPLIT_BYTES: u64 = 4 << 20;
-
-/// Smallest split that is chosen, below which the work on a split is comparable to the message about it.
-const MIN_SPLIT_BYTES: u64 = 64 << 10;
 
 /// Ticks come several times a second. When they have not for so long, it was the client that stood still (a terminal
 /// that takes no output, a suspended machine), and the workers' silence meanwhile says nothing.
@@ -247,17 +360,21 @@ const MAX_TICK_GAP: Duration = Duration::from_secs(1);
 pub struct Coordinator {
     config: Config,
     phase: Phase,
+    /// The newest attempt at shuffle and reduce; none has begun if it is zero.
     epoch: Epoch,
-    began: BTreeMap<Phase, Duration>,
+    /// When the phase was entered, and what earlier stays in each took.
+    entered: Duration,
+    spent: [Duration; Phase::ALL.len()],
     ended: Option<Duration>,
     last_tick: Duration,
     workers: Vec<WorkerProgress>,
-    /// Cut, and not sent to any worker.
-    pending: VecDeque<Split>,
-    /// Sizes of the splits that are being cut, in the order in which they were asked for.
-    asked: VecDeque<u64>,
+    ledger: Ledger,
+    /// Cuts that were commanded and not answered: their sizes, and for whom.
+    asked: VecDeque<(u64, WorkerId)>,
     input_ended: bool,
     totals: Totals,
+    losses: Vec<Loss>,
+    complaints: Complaints,
     outcome: Option<Outcome>,
 }
 
@@ -265,75 +382,105 @@ impl Coordinator {
     /// Makes the state machine of a new job and the commands that start it.
     ///
     /// # Panics
-    /// If there is no worker: the client does not start a job without one.
+    /// If there is no worker that is no spare: the client does not start a job without one.
     pub fn start(config: Config, now: Duration) -> (Self, Vec<Command>) {
-        assert!(!config.worker_threads.is_empty(), "a job has at least one worker");
-        let workers = config
-            .worker_threads
-            .iter()
-            .map(|&threads| WorkerProgress {
-                threads,
-                in_flight: Vec::new(),
-                splits_mapped: 0,
-                bytes_mapped: 0,
-                entries: 0,
-                acknowledged: false,
-                last_heard: now,
-            })
-            .collect();
+        let n_spares = config.spares;
+        assert!(config.worker_threads.len() > n_spares, "a job has at least one worker");
+        let first_spare = config.worker_threads.len() - n_spares;
+        let worker = |(index, &threads)| WorkerProgress {
+            threads,
+            standing: if index < first_spare { Standing::Starting } else { Standing::Spare },
+            in_flight: Vec::new(),
+            splits_mapped: 0,
+            bytes_mapped: 0,
+            entries: 0,
+            acknowledged: false,
+            member: false,
+            delivered: false,
+            failures: 0,
+            last_heard: now,
+            pace: Pace::default(),
+        };
         let mut coordinator = Self {
+            workers: config.worker_threads.iter().enumerate().map(worker).collect(),
             config,
             phase: Phase::Split,
-            epoch: Epoch(1),
-            began: BTreeMap::from([(Phase::Split, now)]),
+            epoch: Epoch(0),
+            entered: now,
+            spent: [Duration::ZERO; Phase::ALL.len()],
             ended: None,
             last_tick: now,
-            workers,
-            pending: VecDeque::new(),
+            ledger: Ledger::default(),
             asked: VecDeque::new(),
             input_ended: false,
             totals: Totals::default(),
+            losses: Vec::new(),
+            complaints: Complaints::default(),
             outcome: None,
         };
-        let mut commands = coordinator.worker_ids().map(|worker| Command::Begin { worker }).collect();
+        let mut commands: Vec<_> = coordinator
+            .standing(|standing| standing == Standing::Starting)
+            .into_iter()
+            .map(|worker| Command::Begin { worker })
+            .collect();
         coordinator.advance(now, &mut commands);
         (coordinator, commands)
     }
 
     /// Takes an event and returns what is to be done. After an outcome there is nothing more to do.
     pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Command> {
-        if self.outcome.is_some() {
-            return Vec::new();
-        }
-        self.hear(&event, now);
         let mut commands = Vec::new();
+        if self.outcome.is_some() || !self.hear(&event, now) {
+            return commands;
+        }
+        let out = &mut commands;
         match event {
-            Event::Begun { worker } if self.phase == Phase::Split => self.acknowledge(worker),
+            Event::Begun { worker } => self.begun(worker, now, out),
             Event::SplitCut { split } => self.take_split(split),
             Event::InputEnded => {
                 self.asked.clear();
                 self.input_ended = true;
             }
-            Event::Mapped { worker, split, pairs } => self.mapped(worker, split, pairs),
-            Event::Shuffled { worker, epoch, sent_bytes } if self.expects(Phase::Shuffle, worker, epoch) => {
-                add(&mut self.totals.shuffled_bytes, sent_bytes);
-                self.acknowledge(worker);
+            Event::Mapped { worker, split, pairs } => self.mapped(worker, split, pairs, now, out),
+            Event::MapFailed { worker, split, cause, dropped } => {
+                self.map_failed(worker, split, cause, &dropped, now, out);
             }
-            Event::Reduced { worker, epoch, distinct, entries, bytes }
-                if self.expects(Phase::Reduce, worker, epoch) =>
-            {
-                add(&mut self.totals.distinct_keys, distinct);
-                add(&mut self.totals.entries, entries);
-                add(&mut self.totals.reduced_bytes, bytes);
-                self.workers[worker.index()].entries = entries;
-                self.acknowledge(worker);
+            Event::Dropped { worker, split } => self.dropped(worker, split, now, out),
+            Event::Shuffled { worker, epoch, sent_bytes } => {
+                if self.expects(Phase::Shuffle, worker, epoch, now, out) {
+                    add(&mut self.totals.shuffled_bytes, sent_bytes);
+                }
             }
-            Event::Merged if self.phase == Phase::Merge => self.end(Outcome::Done, now, &mut commands),
+            Event::Reduced { worker, epoch, distinct, entries, bytes } => {
+                if self.expects(Phase::Reduce, worker, epoch, now, out) {
+                    add(&mut self.totals.distinct_keys, distinct);
+                    add(&mut self.totals.entries, entries);
+                    add(&mut self.totals.reduced_bytes, bytes);
+                    self.workers[worker.index()].entries = entries;
+                }
+            }
+            Event::Delivered { worker, epoch } => {
+                if self.expects(Phase::Merge, worker, epoch, now, out) {
+                    self.workers[worker.index()].delivered = true;
+                }
+            }
+            Event::Merged { epoch } => {
+                if self.phase == Phase::Merge && self.epoch == epoch {
+                    self.end(Outcome::Done, now, out);
+                }
+            }
+            Event::PeerFailed { worker, epoch, peer, cause } => {
+                self.complain(worker, epoch, peer, cause, now, out)
+            }
+            Event::Failed { worker, cause } => self.gave_up(worker, cause, now, out),
+            Event::LinkClosed { worker, cause } => self.lose(worker, cause, None, now, out),
             Event::Heard { .. } => {}
-            Event::Tick => self.check_deadlines(now, &mut commands),
-            other => self.fail(other, now, &mut commands),
+            Event::Tick => self.check_deadlines(now, out),
+            Event::InputFailed { cause } => self.fail(Failure::Input { cause }, now, out),
+            Event::OutputFailed { cause } => self.fail(Failure::Output { cause }, now, out),
+            Event::Interrupted => self.fail(Failure::Interrupted, now, out),
         }
-        self.advance(now, &mut commands);
+        self.advance(now, out);
         commands
     }
 
@@ -346,64 +493,100 @@ impl Coordinator {
         self.phase
     }
 
+    /// Returns the newest attempt at shuffle and reduce.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     pub fn totals(&self) -> Totals {
-        self.totals
+        Totals { epochs: u64::from(self.epoch.0), ..self.totals }
     }
 
     pub fn workers(&self) -> &[WorkerProgress] {
         &self.workers
     }
 
-    /// Returns how long `phase` took, or has taken until `now`.
+    /// Returns the workers that were lost, in the order in which that was noticed.
+    pub fn losses(&self) -> &[Loss] {
+        &self.losses
+    }
+
+    /// Returns the workers that take part in the epoch: those that a merge fetches results from.
+    pub fn members(&self) -> Vec<WorkerId> {
+        self.numbered(|progress| progress.member)
+    }
+
+    /// Returns how long the job has been in `phase` until `now`, all stays together.
     pub fn phase_time(&self, phase: Phase, now: Duration) -> Duration {
-        let Some(&began) = self.began.get(&phase) else { return Duration::ZERO };
-        let next = self.began.range(phase..).nth(1).map(|(_, &next)| next);
-        next.or(self.ended).unwrap_or(now).saturating_sub(began)
-    }
-
-    fn worker_ids(&self) -> impl Iterator<Item = WorkerId> + use<> {
-        (0..self.workers.len() as u32).map(WorkerId)
-    }
-
-    fn hear(&mut self, event: &Event, now: Duration) {
-        if let Event::Begun { worker }
-        | Event::Mapped { worker, .. }
-        | Event::Shuffled { worker, .. }
-        | Event::Reduced { worker, .. }
-        | Event::Heard { worker } = event
-            && let Some(progress) = self.workers.get_mut(worker.index())
-        {
-            progress.last_heard = now;
+        let spent = self.spent[phase as usize];
+        match self.phase == phase {
+            true => spent + self.ended.unwrap_or(now).saturating_sub(self.entered),
+            false => spent,
         }
     }
 
-    fn acknowledge(&mut self, worker: WorkerId) {
-        if let Some(progress) = self.workers.get_mut(worker.index()) {
-            progress.acknowledged = true;
+    /// Returns the workers that `pick` wants.
+    fn numbered(&self, pick: impl Fn(&WorkerProgress) -> bool) -> Vec<WorkerId> {
+        let picked = self.workers.iter().enumerate().filter(|(_, progress)| pick(progress));
+        picked.map(|(index, _)| WorkerId(index as u32)).collect()
+    }
+
+    fn standing(&self, pick: impl Fn(Standing) -> bool) -> Vec<WorkerId> {
+        self.numbered(|progress| pick(progress.standing))
+    }
+
+    fn live(&self) -> Vec<WorkerId> {
+        self.standing(|standing| standing == Standing::Live)
+    }
+
+    fn progress(&mut self, worker: WorkerId) -> &mut WorkerProgress {
+        &mut self.workers[worker.index()]
+    }
+
+    /// Notes the sign of life that an event is. `false` if it is of a worker that does not take part: whatever a fenced
+    /// one says changes nothing.
+    fn hear(&mut self, event: &Event, now: Duration) -> bool {
+        let Some(worker) = speaker(event) else { return true };
+        let Some(progress) = self.workers.get_mut(worker.index()) else { return false };
+        progress.last_heard = now;
+        match progress.standing {
+            Standing::Live | Standing::Starting => true,
+            // Of a spare it matters only that it is gone.
+            Standing::Spare => matches!(event, Event::LinkClosed { .. } | Event::Failed { .. }),
+            Standing::Lost => false,
         }
     }
 
-    fn expects(&self, phase: Phase, worker: WorkerId, epoch: Epoch) -> bool {
-        let acknowledged = self.workers.get(worker.index()).is_none_or(|progress| progress.acknowledged);
-        self.phase == phase && self.epoch == epoch && !acknowledged
+    fn begun(&mut self, worker: WorkerId, now: Duration, commands: &mut Vec<Command>) {
+        match self.workers[worker.index()].standing {
+            Standing::Starting => self.progress(worker).standing = Standing::Live,
+            _ => self.lose(worker, "it began the job twice".to_owned(), None, now, commands),
+        }
     }
 
-    fn take_split(&mut self, split: Split) {
-        self.asked.pop_front();
-        self.totals.splits += 1;
-        self.totals.cut_bytes += split.length;
-        self.pending.push_back(split);
-    }
-
-    fn mapped(&mut self, worker: WorkerId, split: SplitId, pairs: u64) {
-        let Some(progress) = self.workers.get_mut(worker.index()) else { return };
-        // An acknowledgement of a split that the worker does not hold counts nothing.
-        let Some(at) = progress.in_flight.iter().position(|held| held.id == split) else { return };
-        let split = progress.in_flight.swap_remove(at);
-        progress.splits_mapped += 1;
-        progress.bytes_mapped += split.length;
-        self.totals.mapped_bytes += split.length;
-        add(&mut self.totals.pairs, pairs);
+    /// Takes a worker's acknowledgement of a phase. `false` if it counts nothing: one of an older epoch is late, any
+    /// other that was not asked for costs the worker its part in the job.
+    fn expects(
+        &mut self,
+        phase: Phase,
+        worker: WorkerId,
+        epoch: Epoch,
+        now: Duration,
+        commands: &mut Vec<Command>,
+    ) -> bool {
+        // While lost splits are mapped again, the epoch before is over.
+        if epoch < self.epoch || (epoch == self.epoch && self.phase == Phase::Map) {
+            return false;
+        }
+        let progress = &mut self.workers[worker.index()];
+        let is_expected =
+            self.phase == phase && self.epoch == epoch && progress.member && !progress.acknowledged;
+        progress.acknowledged |= is_expected;
+        if !is_expected {
+            let cause = format!("it acknowledged what it was not asked for in {}", self.phase);
+            self.lose(worker, cause, None, now, commands);
+        }
+        is_expected
     }
 
     fn check_deadlines(&mut self, now: Duration, commands: &mut Vec<Command>) {
@@ -413,58 +596,28 @@ impl Coordinator {
             self.workers.iter_mut().for_each(|progress| progress.last_heard = now);
         }
         let Some(timeout) = self.config.worker_timeout else { return };
-        let silent = |progress: &WorkerProgress| now.saturating_sub(progress.last_heard) > timeout;
-        let Some(at) = self.workers.iter().position(silent) else { return };
-        let cause = format!("nothing heard of it for {} s", timeout.as_secs());
-        let failure = self.lost(WorkerId(at as u32), cause);
-        self.end(Outcome::Failed(failure), now, commands);
+        let silent = self.numbered(|progress| {
+            matches!(progress.standing, Standing::Live | Standing::Starting)
+                && now.saturating_sub(progress.last_heard) > timeout
+        });
+        for worker in silent {
+            let cause = format!("nothing heard of it for {} s", timeout.as_secs());
+            self.lose(worker, cause, None, now, commands);
+        }
+        self.settle_complaints(now, commands);
     }
 
-    fn lost(&self, worker: WorkerId, cause: String) -> Failure {
-        Failure::WorkerLost { worker, phase: self.phase, cause, accuser: None }
-    }
-
-    /// Ends the job for an event that no phase goes on after, or that does not belong to the phase.
-    fn fail(&mut self, event: Event, now: Duration, commands: &mut Vec<Command>) {
-        let failure = match event {
-            Event::MapFailed { worker, split, cause } => {
-                let held = self.workers.get(worker.index()).map(|progress| progress.in_flight.as_slice());
-                match held.unwrap_or_default().iter().find(|held| held.id == split) {
-                    Some(&split) => Failure::ExecutionFailed { worker, split, cause },
-                    None => self.lost(worker, cause),
-                }
-            }
-            Event::LinkClosed { worker, cause } | Event::Failed { worker, cause } => self.lost(worker, cause),
-            Event::PeerFailed { epoch, .. } if epoch != self.epoch => return,
-            // The one that does not answer its peer is out, not the one that says so; unless that accuses nobody.
-            Event::PeerFailed { worker, peer, cause, .. } => {
-                if peer == worker || peer.index() >= self.workers.len() {
-                    self.lost(worker, cause)
-                } else {
-                    let accuser = Some(worker);
-                    Failure::WorkerLost { worker: peer, phase: self.phase, cause, accuser }
-                }
-            }
-            Event::InputFailed { cause } => Failure::Input { cause },
-            Event::OutputFailed { cause } => Failure::Output { cause },
-            Event::Interrupted => Failure::Interrupted,
-            Event::Begun { worker } | Event::Shuffled { worker, .. } | Event::Reduced { worker, .. } => {
-                self.lost(worker, format!("it acknowledged what it was not asked for in {}", self.phase))
-            }
-            Event::Merged
-            | Event::SplitCut { .. }
-            | Event::InputEnded
-            | Event::Mapped { .. }
-            | Event::Heard { .. }
-            | Event::Tick => return,
-        };
+    fn fail(&mut self, failure: Failure, now: Duration, commands: &mut Vec<Command>) {
         self.end(Outcome::Failed(failure), now, commands);
     }
 
     fn end(&mut self, outcome: Outcome, now: Duration, commands: &mut Vec<Command>) {
-        self.outcome = Some(outcome);
-        self.ended = Some(now);
-        commands.extend(self.worker_ids().map(|worker| Command::End { worker }));
+        if self.outcome.is_none() {
+            self.outcome = Some(outcome);
+            self.ended = Some(now);
+            let told = self.standing(|standing| standing != Standing::Lost);
+            commands.extend(told.into_iter().map(|worker| Command::End { worker }));
+        }
     }
 
     /// Hands out splits and goes to the next phase where the barrier allows it.
@@ -472,28 +625,29 @@ impl Coordinator {
         if self.outcome.is_some() {
             return;
         }
-        if matches!(self.phase, Phase::Split | Phase::Map) {
-            self.ask_for_splits(commands);
-        }
         if self.phase == Phase::Split
-            && self.all_acknowledged()
-            && (self.input_ended || !self.pending.is_empty())
+            && self.standing(|standing| standing == Standing::Starting).is_empty()
+            && (self.input_ended || self.ledger.has_pending())
         {
             self.enter(Phase::Map, now);
         }
         if self.phase == Phase::Map {
-            self.assign_splits(commands);
-            let idle = self.workers.iter().all(|progress| progress.in_flight.is_empty());
-            if self.input_ended && self.pending.is_empty() && idle {
-                self.enter(Phase::Shuffle, now);
-                let epoch = self.epoch;
-                commands.extend(self.worker_ids().map(|worker| Command::Shuffle { worker, epoch }));
-            }
+            self.assign_splits(now, commands);
+            self.start_backups(now, commands);
+        }
+        if self.outcome.is_some() {
+            return;
+        }
+        if matches!(self.phase, Phase::Split | Phase::Map) {
+            self.ask_for_splits(commands);
+        }
+        if self.phase == Phase::Map && self.input_ended && self.ledger.all_mapped() {
+            self.begin_epoch(now, commands);
         }
         if self.phase == Phase::Shuffle && self.all_acknowledged() {
             self.enter(Phase::Reduce, now);
             let epoch = self.epoch;
-            commands.extend(self.worker_ids().map(|worker| Command::Reduce { worker, epoch }));
+            commands.extend(self.members().into_iter().map(|worker| Command::Reduce { worker, epoch }));
         }
         if self.phase == Phase::Reduce && self.all_acknowledged() {
             self.enter(Phase::Merge, now);
@@ -501,62 +655,61 @@ impl Coordinator {
         }
     }
 
+    /// Starts a shuffle over all who live now, once there is anyone.
+    fn begin_epoch(&mut self, now: Duration, commands: &mut Vec<Command>) {
+        let assignment = Arc::new(self.assign_partitions());
+        if assignment.workers.is_empty() {
+            return;
+        }
+        self.enter(Phase::Shuffle, now);
+        self.epoch = Epoch(self.epoch.0 + 1);
+        self.complaints = Complaints::default();
+        let Totals { shuffled_bytes, reduced_bytes, distinct_keys, entries, .. } = &mut self.totals;
+        for total in [shuffled_bytes, reduced_bytes, distinct_keys, entries] {
+            *total = 0;
+        }
+        for progress in &mut self.workers {
+            progress.member = progress.standing == Standing::Live;
+            progress.delivered = false;
+            progress.entries = 0;
+        }
+        let epoch = self.epoch;
+        commands.extend(self.members().into_iter().map(|worker| Command::Shuffle {
+            worker,
+            epoch,
+            assignment: assignment.clone(),
+        }));
+    }
+
     fn all_acknowledged(&self) -> bool {
-        self.workers.iter().all(|progress| progress.acknowledged)
+        self.workers.iter().all(|progress| progress.acknowledged || !progress.member)
     }
 
     fn enter(&mut self, phase: Phase, now: Duration) {
+        self.spent[self.phase as usize] += now.saturating_sub(self.entered);
         self.phase = phase;
-        self.began.insert(phase, now);
+        self.entered = now;
         for progress in &mut self.workers {
             progress.acknowledged = false;
         }
     }
+}
 
-    /// Keeps as many splits cut as the workers' windows have room for.
-    fn ask_for_splits(&mut self, commands: &mut Vec<Command>) {
-        if self.input_ended {
-            return;
-        }
-        let room: usize =
-            self.workers.iter().map(|progress| window(progress.threads) - progress.in_flight.len()).sum();
-        while self.pending.len() + self.asked.len() < room {
-            let target_bytes = self.split_bytes();
-            self.asked.push_back(target_bytes);
-            commands.push(Command::CutSplit { target_bytes });
-        }
-    }
-
-    /// Chooses the size of the next split: an even share of what is left for each thread, twice over, so that sizes
-    /// shrink toward the end of the input and threads end together (guided self-scheduling, Polychronopoulos & Kuck
-    /// 1987).
-    fn split_bytes(&self) -> u64 {
-        if let Some(bytes) = self.config.split_bytes {
-            return bytes.max(1);
-        }
-        let Some(input_bytes) = self.config.input_bytes else { return MAX_SPLIT_BYTES };
-        let asked: u64 = self.asked.iter().sum();
-        let left = input_bytes.saturating_sub(self.totals.cut_bytes + asked);
-        let threads: u64 = self.workers.iter().map(|progress| u64::from(progress.threads)).sum();
-        (left / (2 * threads.max(1))).clamp(MIN_SPLIT_BYTES, MAX_SPLIT_BYTES)
-    }
-
-    /// Sends pending splits, always to the worker that holds the fewest for its threads.
-    fn assign_splits(&mut self, commands: &mut Vec<Command>) {
-        while !self.pending.is_empty() {
-            let open = self.worker_ids().filter(|worker| {
-                let progress = &self.workers[worker.index()];
-                progress.in_flight.len() < window(progress.threads)
-            });
-            let load = |worker: &WorkerId| {
-                let progress = &self.workers[worker.index()];
-                (progress.in_flight.len() * 1024 / progress.threads.max(1) as usize, worker.0)
-            };
-            let Some(worker) = open.min_by_key(load) else { return };
-            let Some(split) = self.pending.pop_front() else { return };
-            self.workers[worker.index()].in_flight.push(split);
-            commands.push(Command::Map { worker, split });
-        }
+/// Returns the worker that an event is a word of.
+fn speaker(event: &Event) -> Option<WorkerId> {
+    match event {
+        Event::Begun { worker }
+        | Event::Mapped { worker, .. }
+        | Event::MapFailed { worker, .. }
+        | Event::Dropped { worker, .. }
+        | Event::Shuffled { worker, .. }
+        | Event::PeerFailed { worker, .. }
+        | Event::Reduced { worker, .. }
+        | Event::Delivered { worker, .. }
+        | Event::Failed { worker, .. }
+        | Event::LinkClosed { worker, .. }
+        | Event::Heard { worker } => Some(*worker),
+        _ => None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod coordinator;
 pub mod ids;
+pub mod inbox;
 pub mod merge;
 pub mod packing;
 pub mod partition;

@@ -1,20 +1,28 @@
 //! Worker: one job's state machine on a worker: events in, commands out.
 //!
+//! A split, or a shuffle of a newer epoch, may come in whatever state: a worker was lost elsewhere, and what this one
+//! has of the epoch before is void. Its map tables stay.
+//!
 //! Invariant: what does not belong to the state, the epoch or the window is refused, and ends this job on this worker
 //! only; the process lives on.
+//! Invariant: every split that comes is answered once: as mapped, failed or dropped.
 //! Invariant: `Shuffled` is acknowledged once every stream of the epoch, in either direction, has ended well.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::ids::{Epoch, SplitId, WorkerId};
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The client sent a split.
-    Split { split: SplitId },
-    /// A split is folded, with so many pairs, or the execution failed.
-    Executed { split: SplitId, result: Result<u64, String> },
+    /// The client sent a split; a provisional execution counts only once it is committed.
+    Split { split: SplitId, provisional: bool },
+    /// An execution has ended. A provisional one, and no other, has a table of its own, which is held.
+    Executed { split: SplitId, end: Execution },
+    /// The client wants what was folded provisionally.
+    Commit { split: SplitId },
+    /// The client does not want the execution any more.
+    Discard { split: SplitId },
     /// The client asks for the shuffle among `workers`.
     Shuffle { epoch: Epoch, workers: Vec<WorkerId> },
     /// This worker has sent all that belongs to others, and it was acknowledged.
@@ -32,7 +40,18 @@ pub enum Event {
     /// The client asks for the result.
     Fetch { epoch: Epoch, credit: u32 },
     /// The client makes room for more batches of the result.
-    Credit { batches: u32 },
+    Credit { epoch: Epoch, batches: u32 },
+}
+
+/// How an execution ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Execution {
+    /// The split gave so many pairs.
+    Folded { pairs: u64 },
+    /// Nothing of it is folded; and with it was lost what its thread had folded of the splits `dropped`.
+    Failed { cause: String, dropped: Vec<SplitId> },
+    /// It was cancelled before it began.
+    Cancelled,
 }
 
 /// What a reduce gave.
@@ -49,11 +68,27 @@ pub struct Reduced {
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Fold the split.
+    /// Fold the split: into a table of its own if that is provisional, else into the map tables.
     Execute {
         split: SplitId,
+        provisional: bool,
     },
-    /// Group the tables by partition and send each to its owner.
+    /// If the execution has not begun, it is to end as cancelled; else it goes on.
+    Cancel {
+        split: SplitId,
+    },
+    /// The table of the provisional execution is one of the map tables now.
+    Commit {
+        split: SplitId,
+    },
+    /// The table of the provisional execution is not wanted.
+    Drop {
+        split: SplitId,
+    },
+    /// Whatever belongs to the epoch that runs is void: its work ends, its streams close, its results are dropped.
+    /// The map tables stay.
+    Abandon,
+    /// Group the map tables by partition and send each to its owner.
     Send {
         epoch: Epoch,
     },
@@ -80,7 +115,8 @@ pub enum Command {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     Mapped { split: SplitId, pairs: u64 },
-    MapFailed { split: SplitId, cause: String },
+    MapFailed { split: SplitId, cause: String, dropped: Vec<SplitId> },
+    Dropped { split: SplitId },
     Shuffled { epoch: Epoch, sent_bytes: u64 },
     PeerFailed { epoch: Epoch, peer: WorkerId, cause: String },
     Reduced { epoch: Epoch, reduced: Reduced },
@@ -93,17 +129,30 @@ enum State {
     Shuffled { epoch: Epoch },
     Reducing { epoch: Epoch },
     Reduced { epoch: Epoch },
-    Fetching,
+    Fetching { epoch: Epoch },
+}
+
+/// An execution that has not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Running {
+    provisional: bool,
+    discarded: bool,
 }
 
 /// The state machine of one job on one worker.
 #[derive(Debug)]
 pub struct Worker {
     me: WorkerId,
-    /// Splits that may be held at once: a client that sends more does not keep to the window.
+    /// Splits that may be in flight at once: a client that sends more does not keep to the window.
     window: usize,
     state: State,
-    in_flight: BTreeSet<SplitId>,
+    in_flight: BTreeMap<SplitId, Running>,
+    /// Executed provisionally, and neither committed nor discarded.
+    held: BTreeSet<SplitId>,
+    /// What the map tables are made of.
+    folded: BTreeSet<SplitId>,
+    /// The newest epoch that the client has spoken of.
+    epoch: Epoch,
     /// Sources whose stream of the current epoch has not arrived whole.
     missing: BTreeSet<WorkerId>,
     /// Streams that ended before the client's word of their epoch arrived here.
@@ -117,7 +166,10 @@ impl Worker {
             me,
             window,
             state: State::Mapping,
-            in_flight: BTreeSet::new(),
+            in_flight: BTreeMap::new(),
+            held: BTreeSet::new(),
+            folded: BTreeSet::new(),
+            epoch: Epoch(0),
             missing: BTreeSet::new(),
             early: BTreeSet::new(),
         }
@@ -126,14 +178,16 @@ impl Worker {
     /// Takes an event and returns what is to be done.
     pub fn handle(&mut self, event: Event) -> Vec<Command> {
         match event {
-            Event::Split { split } => self.split(split),
-            Event::Executed { split, result } => {
-                self.in_flight.remove(&split);
-                vec![Command::Reply(match result {
-                    Ok(pairs) => Reply::Mapped { split, pairs },
-                    Err(cause) => Reply::MapFailed { split, cause },
-                })]
-            }
+            Event::Split { split, provisional } => self.split(split, provisional),
+            Event::Executed { split, end } => self.executed(split, end),
+            Event::Commit { split } => match self.held.remove(&split) {
+                true => {
+                    self.folded.insert(split);
+                    vec![Command::Commit { split }]
+                }
+                false => refuse("a split was to be committed that is not held"),
+            },
+            Event::Discard { split } => self.discard(split),
             Event::Shuffle { epoch, workers } => self.shuffle(epoch, workers),
             Event::SentAll { epoch, bytes } => {
                 if let State::Shuffling { epoch: current, sent_bytes } = &mut self.state
@@ -166,46 +220,108 @@ impl Worker {
                     self.state = State::Reduced { epoch };
                     vec![Command::Reply(Reply::Reduced { epoch, reduced })]
                 }
-                (State::Reducing { .. }, Err(cause)) => vec![Command::Refuse { cause }],
+                (State::Reducing { epoch: current }, Err(cause)) if current == epoch => {
+                    vec![Command::Refuse { cause }]
+                }
                 _ => Vec::new(),
             },
             Event::Fetch { epoch, credit } => match self.state {
                 State::Reduced { epoch: current } if current == epoch => {
-                    self.state = State::Fetching;
+                    self.state = State::Fetching { epoch };
                     vec![Command::Fetch { epoch, credit }]
                 }
                 _ => refuse("the result was asked for before it was there"),
             },
-            Event::Credit { batches } => match self.state {
-                State::Fetching => vec![Command::Credit { batches }],
+            Event::Credit { epoch, batches } => match self.state {
+                State::Fetching { epoch: current } if current == epoch => vec![Command::Credit { batches }],
+                // A merge that was broken off may have given it.
+                _ if epoch <= self.epoch => Vec::new(),
                 _ => refuse("credit was given for a result that nobody asked for"),
             },
         }
     }
 
-    fn split(&mut self, split: SplitId) -> Vec<Command> {
-        if self.state != State::Mapping {
-            return refuse("a split came after the map phase");
-        }
+    /// Returns the splits that the map tables are made of.
+    pub fn folded(&self) -> &BTreeSet<SplitId> {
+        &self.folded
+    }
+
+    fn split(&mut self, split: SplitId, provisional: bool) -> Vec<Command> {
         if self.in_flight.len() >= self.window {
             return refuse("more splits came than the window holds");
         }
-        if !self.in_flight.insert(split) {
+        if self.folded.contains(&split) || self.held.contains(&split) {
+            return refuse("a split came that is folded here");
+        }
+        if self.in_flight.insert(split, Running { provisional, discarded: false }).is_some() {
             return refuse("a split came twice");
         }
-        vec![Command::Execute { split }]
+        let mut commands = self.abandon();
+        commands.push(Command::Execute { split, provisional });
+        commands
+    }
+
+    /// Goes back to mapping: a worker was lost, and what it had folded is mapped again.
+    fn abandon(&mut self) -> Vec<Command> {
+        match std::mem::replace(&mut self.state, State::Mapping) {
+            State::Mapping => Vec::new(),
+            _ => vec![Command::Abandon],
+        }
+    }
+
+    fn executed(&mut self, split: SplitId, end: Execution) -> Vec<Command> {
+        let Some(Running { provisional, discarded }) = self.in_flight.remove(&split) else {
+            return Vec::new();
+        };
+        let reply = match end {
+            Execution::Folded { .. } if provisional && discarded => {
+                return vec![Command::Drop { split }, Command::Reply(Reply::Dropped { split })];
+            }
+            Execution::Folded { pairs } => {
+                if provisional { &mut self.held } else { &mut self.folded }.insert(split);
+                Reply::Mapped { split, pairs }
+            }
+            Execution::Failed { cause, dropped } => {
+                for lost in &dropped {
+                    self.folded.remove(lost);
+                }
+                Reply::MapFailed { split, cause, dropped }
+            }
+            Execution::Cancelled => Reply::Dropped { split },
+        };
+        vec![Command::Reply(reply)]
+    }
+
+    fn discard(&mut self, split: SplitId) -> Vec<Command> {
+        if let Some(running) = self.in_flight.get_mut(&split) {
+            running.discarded = true;
+            return vec![Command::Cancel { split }];
+        }
+        match self.held.remove(&split) {
+            true => vec![Command::Drop { split }],
+            // It has failed, or is folded: that was said while the client said this.
+            false => Vec::new(),
+        }
     }
 
     fn shuffle(&mut self, epoch: Epoch, workers: Vec<WorkerId>) -> Vec<Command> {
-        if self.state != State::Mapping || !self.in_flight.is_empty() {
+        if epoch <= self.epoch {
+            return refuse("shuffle was asked for in an epoch that is over");
+        }
+        // What is discarded may still be executed: it is nobody's business any more.
+        let is_open = self.in_flight.values().any(|running| !running.discarded || !running.provisional);
+        if is_open || !self.held.is_empty() {
             return refuse("shuffle was asked for before all splits were mapped");
         }
         if !workers.contains(&self.me) {
             return refuse("shuffle was asked for among others only");
         }
+        let mut commands = self.abandon();
+        self.epoch = epoch;
+        self.early.retain(|(early, _)| *early >= epoch);
         self.state = State::Shuffling { epoch, sent_bytes: None };
         self.missing = workers.into_iter().filter(|&worker| worker != self.me).collect();
-        let mut commands = vec![Command::Send { epoch }];
+        commands.push(Command::Send { epoch });
         commands.extend(self.shuffled());
         commands
     }
@@ -225,11 +341,14 @@ impl Worker {
 
     fn stream_failed(&mut self, epoch: Epoch, peer: WorkerId, cause: String) -> Vec<Command> {
         // Told at once, also before the client's word of the epoch: the client decides who is out.
-        match self.state {
-            State::Mapping | State::Shuffling { .. } => {
-                vec![Command::Reply(Reply::PeerFailed { epoch, peer, cause })]
-            }
-            _ => Vec::new(),
+        let concerns = match self.state {
+            State::Mapping => epoch > self.epoch,
+            State::Shuffling { epoch: current, .. } => epoch >= current,
+            _ => epoch > self.epoch,
+        };
+        match concerns {
+            true => vec![Command::Reply(Reply::PeerFailed { epoch, peer, cause })],
+            false => Vec::new(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
 use crate::job::Job;
-use crate::logic::ids::WorkerId;
+use crate::logic::ids::{Epoch, WorkerId};
 use crate::logic::merge::{Place, Stretch};
 use crate::wire::entries::SortedDecoder;
 
@@ -28,15 +28,21 @@ pub(crate) struct Arriving {
     pieces: Receiver<Piece>,
     /// Takes credit for a batch that is merged.
     orders: Sender<Order>,
+    epoch: Epoch,
 }
 
 impl Arriving {
     /// Makes the stream of the `worker` that takes `orders` and has announced `entries`, and where its pieces go: a
     /// worker that keeps to its credit finds room.
-    pub(crate) fn new(worker: WorkerId, entries: u64, orders: Sender<Order>) -> (Self, Sender<Piece>) {
+    pub(crate) fn new(
+        worker: WorkerId,
+        epoch: Epoch,
+        entries: u64,
+        orders: Sender<Order>,
+    ) -> (Self, Sender<Piece>) {
         // One more for the end.
         let (to_merge, pieces) = bounded(CREDIT_BATCHES as usize + 1);
-        (Self { worker, entries, pieces, orders }, to_merge)
+        (Self { worker, entries, pieces, orders, epoch }, to_merge)
     }
 
     /// Starts to read what arrives.
@@ -45,7 +51,7 @@ impl Arriving {
     /// If a thread cannot be started.
     pub(crate) fn open<J: Job>(self, job: &Arc<J>) -> io::Result<Stream<J::Value>> {
         let (to_merge, stretches) = bounded(STRETCHES_AHEAD);
-        let Self { worker, entries, pieces, orders } = self;
+        let Self { worker, entries, pieces, orders, epoch } = self;
         let job = job.clone();
         spawn(format!("mr:decode:{}", worker.0), move || {
             let mut reading = Reading { job: job.as_ref(), left: entries, end: None };
@@ -59,7 +65,7 @@ impl Arriving {
                 }
             }
         })?;
-        Ok(Stream { stretches, orders, holds_batch: false })
+        Ok(Stream { stretches, orders, epoch, holds_batch: false })
     }
 }
 
@@ -107,6 +113,7 @@ impl<J: Job> Reading<'_, J> {
 pub(crate) struct Stream<V> {
     stretches: Receiver<Result<Option<Stretch<V>>, Broken>>,
     orders: Sender<Order>,
+    epoch: Epoch,
     /// Whether a batch was taken for which no credit was given yet.
     holds_batch: bool,
 }
@@ -120,7 +127,7 @@ impl<V> Stream<V> {
     pub(crate) fn take(&mut self, may_wait: bool) -> Result<Option<Option<Stretch<V>>>, Broken> {
         if std::mem::take(&mut self.holds_batch) {
             // A link that is gone is heard of elsewhere.
-            let _ = self.orders.send(Order::Credit { batches: 1 });
+            let _ = self.orders.send(Order::Credit { epoch: self.epoch, batches: 1 });
         }
         let arrived = match may_wait {
             true => self.stretches.recv().map_err(|_| Broken::Ended)?,
@@ -148,7 +155,7 @@ mod tests {
     fn read(entries: u64, pieces: Vec<Piece>) -> Result<(usize, usize), Broken> {
         let job = Arc::new(WordCount::new(Params::default()).expect("the parameters are good"));
         let (orders, credits) = unbounded();
-        let (arriving, to_merge) = Arriving::new(WorkerId(3), entries, orders);
+        let (arriving, to_merge) = Arriving::new(WorkerId(3), Epoch(1), entries, orders);
         pieces.into_iter().for_each(|piece| to_merge.send(piece).expect("there is room"));
         drop(to_merge);
         let mut stream = arriving.open(&job).expect("a thread can be started");
@@ -175,7 +182,7 @@ mod tests {
     #[test]
     fn who_may_not_wait_is_told_that_there_is_nothing_yet() {
         let job = Arc::new(WordCount::new(Params::default()).expect("the parameters are good"));
-        let (arriving, to_merge) = Arriving::new(WorkerId(0), 1, unbounded().0);
+        let (arriving, to_merge) = Arriving::new(WorkerId(0), Epoch(1), 1, unbounded().0);
         let mut stream = arriving.open(&job).expect("a thread can be started");
         assert!(matches!(stream.take(false), Ok(None)));
         to_merge.send(batch(&[("a", 1)])).expect("there is room");

@@ -4,9 +4,8 @@ use std::io::Read;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::logic::ids::SplitId;
 use crate::wire::frame::{FrameError, Header, read_payload};
-use crate::wire::message::{SPLIT_HEADER_BYTES, decode_split};
+use crate::wire::message::{SPLIT_HEADER_BYTES, SplitHeader};
 use crate::wire::pack::Packed;
 
 /// A buffer that grew beyond this, for one long record, is not kept.
@@ -33,15 +32,16 @@ impl Buffers {
         &self,
         from: &mut impl Read,
         frame: Header,
-    ) -> Result<(SplitId, Received), FrameError> {
+    ) -> Result<(SplitHeader, Received), FrameError> {
         let length = frame.length.checked_sub(SPLIT_HEADER_BYTES);
         let length = length.ok_or_else(|| FrameError::Malformed("a split without its header".into()))?;
         let mut header = [0; SPLIT_HEADER_BYTES];
         from.read_exact(&mut header)?;
-        let (split, packed) = decode_split(header, length)?;
-        let mut received = Received { packed, buffer: self.take(), length, home: self.home.clone() };
+        let header = SplitHeader::decode(header, length)?;
+        let mut received =
+            Received { packed: header.packed, buffer: self.take(), length, home: self.home.clone() };
         read_payload(from, &mut received.buffer, length)?;
-        Ok((split, received))
+        Ok((header, received))
     }
 
     fn take(&self) -> Vec<u8> {
@@ -81,9 +81,9 @@ impl Drop for Received {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::logic::ids::SplitId;
     use crate::logic::packing::Packing;
     use crate::wire::frame::Kind;
-    use crate::wire::message::encode_split;
     use crate::wire::pack::Packer;
 
     /// A split as it comes from a client that does not pack it.
@@ -97,11 +97,12 @@ pub(crate) mod tests {
         length: usize,
         bytes: &[u8],
     ) -> Result<Received, FrameError> {
-        let header = encode_split(SplitId(3), Packed { packing, length });
-        let payload = [&header, bytes].concat();
+        let packed = Packed { packing, length };
+        let header = SplitHeader { split: SplitId(3), provisional: true, packed };
+        let payload = [&header.encode(), bytes].concat();
         let frame = Header { kind: Kind::Split, length: payload.len() };
-        let (split, received) = buffers.receive(&mut payload.as_slice(), frame)?;
-        assert_eq!(split, SplitId(3));
+        let (came, received) = buffers.receive(&mut payload.as_slice(), frame)?;
+        assert_eq!(came, header);
         Ok(received)
     }
 

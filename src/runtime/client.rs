@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, after, bounded, never, select, tick, unbounded};
 
 use crate::job::{Job, Value};
-use crate::logic::coordinator::{Command, Config, Coordinator, Event, Failure, Outcome, Phase};
+use crate::logic::coordinator::{Assignment, Command, Config, Coordinator, Event, Failure, Outcome, Phase};
 use crate::logic::ids::{Epoch, JobId, WorkerId};
 use crate::logic::packing::Compress;
 use crate::logic::partition::Seed;
@@ -108,7 +108,6 @@ impl<V: Value> Mailbox<V> {
 struct Client<'c, J: Job> {
     spec: RunSpec<J>,
     links: Vec<Link>,
-    routes: Routes,
     coordinator: Coordinator,
     mailbox: Mailbox<J::Value>,
     cuts: Sender<u64>,
@@ -139,13 +138,14 @@ pub fn run<J: Job>(
         worker_threads: links.iter().map(|link| link.threads).collect(),
         input_bytes: spec.input_bytes,
         split_bytes: spec.split_bytes,
+        spares: 0,
+        backups: !spec.local,
         worker_timeout: (!spec.local).then_some(spec.worker_timeout),
     };
     let cuts = start_cutter(&spec, cutter, mailbox.sender.clone())
         .map_err(|error| Failure::Input { cause: format!("cannot start a thread: {error}") })?;
     let (coordinator, commands) = Coordinator::start(config, spec.began.elapsed());
     let mut client = Client {
-        routes: routes(&links),
         pieces: links.iter().map(|_| None).collect(),
         spec,
         links,
@@ -163,16 +163,6 @@ pub fn run<J: Job>(
     client.progress.finish();
     client.end_links();
     outcome.and_then(|written| client.finish(written))
-}
-
-/// Gives each worker as many partitions as it has threads, for each is reduced by one.
-fn routes(links: &[Link]) -> Routes {
-    let ids = (0..links.len() as u32).map(WorkerId);
-    let owners = ids.clone().zip(links).flat_map(|(id, link)| (0..link.threads.max(1)).map(move |_| id));
-    Routes {
-        workers: ids.clone().zip(links).map(|(id, link)| (id, link.address.clone())).collect(),
-        owners: owners.collect(),
-    }
 }
 
 /// Starts the thread that cuts the input, as it is asked to.
@@ -236,7 +226,7 @@ impl<J: Job> Client<'_, J> {
                     Ok(Incoming::Event(event)) => Some(event),
                     Ok(Incoming::Merged(merged)) => {
                         written = Some(merged);
-                        Some(Event::Merged)
+                        Some(Event::Merged { epoch: self.coordinator.epoch() })
                     }
                     Ok(Incoming::OutputFailed(error)) => {
                         let cause = error.to_string();
@@ -261,7 +251,7 @@ impl<J: Job> Client<'_, J> {
     fn answer(&mut self, worker: WorkerId, answer: Answer<J::Value>) -> Option<Event> {
         let message = match answer {
             Answer::Message(message) => message,
-            Answer::Results(batch) => return Some(self.hand_on(worker, Piece::Batch(batch))),
+            Answer::Results { batch, .. } => return Some(self.hand_on(worker, Piece::Batch(batch))),
             Answer::Sorted(sorted) => {
                 if let Some(to_merge) = self.sorted.take() {
                     let _ = to_merge.send(sorted);
@@ -274,7 +264,10 @@ impl<J: Job> Client<'_, J> {
         Some(match message {
             FromWorker::Begun => Event::Begun { worker },
             FromWorker::Mapped { split, pairs } => Event::Mapped { worker, split, pairs },
-            FromWorker::MapFailed { split, cause } => Event::MapFailed { worker, split, cause },
+            FromWorker::MapFailed { split, cause, dropped } => {
+                Event::MapFailed { worker, split, cause, dropped }
+            }
+            FromWorker::Dropped { split } => Event::Dropped { worker, split },
             FromWorker::Shuffled { epoch, sent_bytes } => Event::Shuffled { worker, epoch, sent_bytes },
             FromWorker::PeerFailed { epoch, peer, cause } => Event::PeerFailed { worker, epoch, peer, cause },
             FromWorker::Reduced { epoch, distinct, entries, bytes } => {
@@ -315,15 +308,30 @@ impl<J: Job> Client<'_, J> {
                 // The cutter has ended; it has said why.
                 let _ = self.cuts.send(target_bytes);
             }
-            Command::Map { worker, split } => self.order(worker, Order::Map(split)),
-            Command::Shuffle { worker, epoch } => {
-                self.order(worker, Order::Shuffle { epoch, routes: self.routes.clone() });
+            Command::Map { worker, split, provisional } => {
+                self.order(worker, Order::Map { split, provisional });
+            }
+            Command::Commit { worker, split } => self.order(worker, Order::Commit(split)),
+            Command::Discard { worker, split } => self.order(worker, Order::Discard(split)),
+            Command::Shuffle { worker, epoch, assignment } => {
+                let routes = self.routes(&assignment);
+                self.order(worker, Order::Shuffle { epoch, routes });
             }
             Command::Reduce { worker, epoch } => {
                 self.order(worker, Order::Reduce { epoch, top: self.spec.top })
             }
             Command::Merge { epoch } => self.start_merge(epoch),
+            Command::BreakOffMerge | Command::Notice(_) => {}
             Command::End { worker } => self.order(worker, Order::End),
+        }
+    }
+
+    /// Adds to an assignment where the workers are.
+    fn routes(&self, assignment: &Assignment) -> Routes {
+        let address = |worker: &WorkerId| (*worker, self.links[worker.index()].address.clone());
+        Routes {
+            workers: assignment.workers.iter().map(address).collect(),
+            owners: assignment.owners.clone(),
         }
     }
 
@@ -374,7 +382,7 @@ impl<J: Job> Client<'_, J> {
         let mut streams = Vec::new();
         for (index, (link, progress)) in self.links.iter().zip(self.coordinator.workers()).enumerate() {
             let worker = WorkerId(index as u32);
-            let (stream, to_merge) = Arriving::new(worker, progress.entries, link.orders.clone());
+            let (stream, to_merge) = Arriving::new(worker, epoch, progress.entries, link.orders.clone());
             self.pieces[index] = Some(to_merge);
             streams.push(stream);
             self.order(worker, Order::Fetch { epoch, credit: CREDIT_BATCHES });

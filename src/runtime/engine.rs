@@ -12,6 +12,7 @@ use crate::logic::partition::{Partition, Seed};
 use crate::logic::rows::{Grouped, Row, join};
 use crate::logic::split::Split;
 use crate::logic::table::{Folder, Table};
+use crate::logic::worker::Execution;
 
 use super::buffers::Received;
 use super::guarded;
@@ -47,7 +48,7 @@ pub(crate) struct Mappers<V> {
 }
 
 /// Hears of each split that was executed.
-pub(crate) type Executed = Arc<dyn Fn(SplitId, Result<u64, String>) + Send + Sync>;
+pub(crate) type Executed = Arc<dyn Fn(SplitId, Execution) + Send + Sync>;
 
 impl<V: crate::job::Value> Mappers<V> {
     /// Starts `work.threads` threads.
@@ -106,7 +107,13 @@ fn map_splits<J: Job>(
             Ok(pairs)
         });
         let result = result.and_then(|pairs| pairs);
-        executed(split, result);
+        executed(
+            split,
+            match result {
+                Ok(pairs) => Execution::Folded { pairs },
+                Err(cause) => Execution::Failed { cause, dropped: Vec::new() },
+            },
+        );
     }
     let mut table = folder.finish(|into, other| work.job.combine(into, other));
     table.release_slots();

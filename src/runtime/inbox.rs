@@ -3,12 +3,12 @@
 //! Invariant: a receiver only ever waits for its own source, and takes whatever comes; so no ring of full buffers can
 //! stand still.
 
-use std::collections::{BTreeSet, HashMap};
 use std::io::{self, BufReader, Read, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::logic::ids::{Epoch, WorkerId};
+use crate::logic::ids::Epoch;
+use crate::logic::inbox;
 use crate::logic::packing::Packing;
 use crate::logic::partition::Partition;
 use crate::wire::frame::{
@@ -18,75 +18,14 @@ use crate::wire::message::{PACKED_BATCH_HEADER_BYTES, decode_packed_batch};
 
 use super::link::{BEAT_INTERVAL, Connection, READ_BUFFER_BYTES};
 
-/// What arrived from peers, by partition, for the current epoch of one job.
+/// What arrived from peers. A lock: one thread for each source puts in, the reduce takes out.
 #[derive(Default)]
-pub(crate) struct Inbox {
-    /// A lock: one thread for each source puts in, the reduce takes out.
-    state: Mutex<InboxState>,
-}
-
-#[derive(Default)]
-struct InboxState {
-    epoch: Option<Epoch>,
-    sources: BTreeSet<WorkerId>,
-    partitions: HashMap<Partition, Vec<Vec<u8>>>,
-}
-
-/// The stream belongs to an epoch that is over, its source has one already, or is none of the workers.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the stream is stale: {0}")]
-pub(crate) struct Stale(&'static str);
+pub(crate) struct Inbox(Mutex<inbox::Inbox<Vec<u8>>>);
 
 impl Inbox {
-    fn state(&self) -> MutexGuard<'_, InboxState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Opens the stream of `source` in `epoch`. A newer epoch drops what is held of an older one.
-    ///
-    /// # Errors
-    /// If the epoch is older than the newest known, or the source has sent a stream in it.
-    pub(crate) fn open(&self, epoch: Epoch, source: WorkerId) -> Result<(), Stale> {
-        let mut state = self.state();
-        if state.epoch.is_some_and(|current| current > epoch) {
-            return Err(Stale("a newer epoch has begun"));
-        }
-        if state.epoch != Some(epoch) {
-            *state = InboxState { epoch: Some(epoch), ..InboxState::default() };
-        }
-        if !state.sources.insert(source) {
-            return Err(Stale("its source has sent one already"));
-        }
-        Ok(())
-    }
-
-    fn put(&self, epoch: Epoch, partition: Partition, batch: Vec<u8>) -> Result<(), Stale> {
-        let mut state = self.state();
-        if state.epoch != Some(epoch) {
-            return Err(Stale("a newer epoch has begun"));
-        }
-        state.partitions.entry(partition).or_default().push(batch);
-        Ok(())
-    }
-
-    /// Takes out what arrived in `epoch`, in which each of `sources` has sent its stream.
-    ///
-    /// # Errors
-    /// If what is held is not that, nothing more and nothing less.
-    pub(crate) fn take(
-        &self,
-        epoch: Epoch,
-        sources: &BTreeSet<WorkerId>,
-    ) -> Result<HashMap<Partition, Vec<Vec<u8>>>, Stale> {
-        let mut state = self.state();
-        // Who is alone gets no stream, so no epoch either.
-        if state.epoch.is_some_and(|current| current != epoch) {
-            return Err(Stale("a newer epoch has begun"));
-        }
-        if state.sources != *sources {
-            return Err(Stale("its source is none of the workers"));
-        }
-        Ok(std::mem::take(&mut state.partitions))
+    /// Gives access to what is held.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, inbox::Inbox<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -108,7 +47,7 @@ pub(crate) fn receive_stream(connection: Connection, inbox: &Inbox, epoch: Epoch
         match read_header(&mut reader, MAX_PAYLOAD_BYTES).map_err(text)? {
             Some(Header { kind: Kind::Batch, length }) => {
                 let (partition, batch) = read_batch(&mut reader, &mut buffers, length).map_err(text)?;
-                inbox.put(epoch, partition, batch).map_err(|error| error.to_string())?;
+                inbox.lock().put(epoch, partition, batch).map_err(|error| error.to_string())?;
                 acknowledge(&mut reader)?;
             }
             Some(Header { kind: Kind::Beat, .. }) => {}
@@ -172,65 +111,25 @@ impl Read for Taking {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::logic::ids::WorkerId;
     use crate::runtime::memory::pair;
 
     const EPOCH: Epoch = Epoch(2);
     const SOURCE: WorkerId = WorkerId(1);
 
-    fn sources(ids: &[u32]) -> BTreeSet<WorkerId> {
-        ids.iter().copied().map(WorkerId).collect()
-    }
-
-    fn batch(partition: u32) -> Vec<u8> {
-        [&partition.to_le_bytes()[..], b"entries"].concat()
-    }
-
-    #[test]
-    fn an_inbox_takes_one_stream_a_source_and_epoch() {
-        let inbox = Inbox::default();
-        assert_eq!(inbox.open(EPOCH, SOURCE), Ok(()));
-        assert!(inbox.open(EPOCH, SOURCE).is_err(), "a second stream of one source");
-        assert_eq!(inbox.open(EPOCH, WorkerId(2)), Ok(()));
-        assert!(inbox.open(Epoch(1), WorkerId(3)).is_err(), "a stale epoch");
-        inbox.put(EPOCH, Partition(5), batch(5)).expect("it is of this epoch");
-        let taken = inbox.take(EPOCH, &sources(&[1, 2])).expect("all are there");
-        assert_eq!(taken, HashMap::from([(Partition(5), vec![batch(5)])]));
-    }
-
-    #[test]
-    fn a_newer_epoch_drops_what_is_held() {
-        let inbox = Inbox::default();
-        inbox.open(EPOCH, SOURCE).expect("the first stream");
-        inbox.put(EPOCH, Partition(0), batch(0)).expect("it is of this epoch");
-        inbox.open(Epoch(3), SOURCE).expect("a newer epoch");
-        assert!(inbox.put(EPOCH, Partition(0), batch(0)).is_err());
-        assert!(
-            inbox.take(EPOCH, &sources(&[1])).is_err(),
-            "nothing is folded in the place of what was dropped"
-        );
-        assert_eq!(inbox.take(Epoch(3), &sources(&[1])), Ok(HashMap::new()));
-    }
-
-    #[test]
-    fn nothing_is_taken_unless_each_worker_and_nobody_else_has_sent() {
-        let inbox = Inbox::default();
-        assert_eq!(inbox.take(EPOCH, &sources(&[])), Ok(HashMap::new()), "who is alone gets no stream");
-        inbox.open(EPOCH, SOURCE).expect("the first stream");
-        assert!(inbox.take(EPOCH, &sources(&[])).is_err());
-        assert!(inbox.take(EPOCH, &sources(&[1, 2])).is_err());
-    }
-
     /// Receives what `send` sends: how it ended, and what is in the inbox.
     fn receive(send: impl FnOnce(Connection) + Send) -> (Result<(), String>, usize) {
         let [sender, receiver] = pair();
         let inbox = Inbox::default();
-        inbox.open(EPOCH, SOURCE).expect("the first stream");
+        inbox.lock().open(EPOCH, SOURCE).expect("the first stream");
         let received = std::thread::scope(|scope| {
             scope.spawn(move || send(sender));
             receive_stream(receiver, &inbox, EPOCH)
         });
-        let held = inbox.take(EPOCH, &sources(&[1])).expect("it is of this epoch");
+        let held = inbox.lock().take(EPOCH, &BTreeSet::from([SOURCE])).expect("it is of this epoch");
         (received, held.values().map(Vec::len).sum())
     }
 

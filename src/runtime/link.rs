@@ -12,12 +12,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::job::Value;
-use crate::logic::ids::{Epoch, WorkerId};
+use crate::logic::ids::{Epoch, SplitId, WorkerId};
 use crate::logic::packing::{Chooser, Packing};
 use crate::logic::split::Split;
 use crate::wire::frame::{FrameError, Header, Kind, MAX_PAYLOAD_BYTES, read_header, read_payload};
-use crate::wire::message::{Begin, FromWorker, Routes, decode_message};
-use crate::wire::pack::{PACK_HEADER_BYTES, Packed};
+use crate::wire::message::{Begin, FromWorker, RESULTS_HEADER_BYTES, Routes, decode_message, decode_results};
 
 use feed::Feed;
 use write::write_orders;
@@ -73,11 +72,13 @@ pub trait Listen: Send + Sync {
 #[derive(Debug)]
 pub enum Order {
     Begin(Begin),
-    Map(Split),
+    Map { split: Split, provisional: bool },
+    Commit(SplitId),
+    Discard(SplitId),
     Shuffle { epoch: Epoch, routes: Routes },
     Reduce { epoch: Epoch, top: Option<u64> },
     Fetch { epoch: Epoch, credit: u32 },
-    Credit { batches: u32 },
+    Credit { epoch: Epoch, batches: u32 },
     End,
 }
 
@@ -85,7 +86,10 @@ pub enum Order {
 pub enum Answer<V> {
     Message(FromWorker),
     /// Encoded entries of the result.
-    Results(Vec<u8>),
+    Results {
+        epoch: Epoch,
+        batch: Vec<u8>,
+    },
     /// The worker's result, where it runs in the same process.
     Sorted(Sorted<V>),
     /// The split could not be read; it was not sent.
@@ -186,7 +190,8 @@ fn read_answer<V>(reader: &mut impl Read, buffer: &mut Vec<u8>) -> Result<Answer
             decode_message(&buffer[..length]).map(Answer::Message)
         }
         Some(Header { kind: Kind::Results, length }) => {
-            read_results(reader, buffer, length).map(Answer::Results)
+            let (epoch, batch) = read_results(reader, buffer, length)?;
+            Ok(Answer::Results { epoch, batch })
         }
         Some(Header { kind, .. }) => Err(FrameError::Unexpected(kind)),
         None => Ok(Answer::Closed { cause: "the worker ended the job".into() }),
@@ -194,12 +199,16 @@ fn read_answer<V>(reader: &mut impl Read, buffer: &mut Vec<u8>) -> Result<Answer
 }
 
 /// Reads the entries of a frame of `length` bytes; packed ones go through `buffer`.
-fn read_results(reader: &mut impl Read, buffer: &mut Vec<u8>, length: usize) -> Result<Vec<u8>, FrameError> {
-    let mut header = [0; PACK_HEADER_BYTES];
+fn read_results(
+    reader: &mut impl Read,
+    buffer: &mut Vec<u8>,
+    length: usize,
+) -> Result<(Epoch, Vec<u8>), FrameError> {
+    let mut header = [0; RESULTS_HEADER_BYTES];
     let length = length.checked_sub(header.len());
     let length = length.ok_or_else(|| FrameError::Malformed("results without their header".into()))?;
     reader.read_exact(&mut header)?;
-    let packed = Packed::decode(header, length)?;
+    let (epoch, packed) = decode_results(header, length)?;
     // Handed on as they are, so that the buffer is a new one.
     let mut entries = Vec::new();
     if packed.packing == Packing::Plain {
@@ -209,7 +218,7 @@ fn read_results(reader: &mut impl Read, buffer: &mut Vec<u8>, length: usize) -> 
         let length = packed.unpack(&buffer[..length], &mut entries)?.len();
         entries.truncate(length);
     }
-    Ok(entries)
+    Ok((epoch, entries))
 }
 
 /// Tells now and then that bytes come: a batch of results that crawls over a slow link is a sign of life long before

@@ -71,11 +71,17 @@ pub fn start_local<J: Job>(
 /// Makes an order what the worker's loop takes; `None` for the end.
 fn translate<V>(order: Order, source: &Arc<dyn SplitSource>) -> Option<Input<V>> {
     Some(match order {
-        Order::Map(split) => Input::Split(split.id, super::engine::SplitData::Stored(split, source.clone())),
+        Order::Map { split, provisional } => Input::Split {
+            split: split.id,
+            provisional,
+            data: super::engine::SplitData::Stored(split, source.clone()),
+        },
+        Order::Commit(split) => Input::Happened(Event::Commit { split }),
+        Order::Discard(split) => Input::Happened(Event::Discard { split }),
         Order::Shuffle { epoch, routes } => Input::Shuffle { epoch, routes },
         Order::Reduce { epoch, top } => Input::Happened(Event::Reduce { epoch, top }),
         Order::Fetch { epoch, credit } => Input::Happened(Event::Fetch { epoch, credit }),
-        Order::Credit { batches } => Input::Happened(Event::Credit { batches }),
+        Order::Credit { epoch, batches } => Input::Happened(Event::Credit { epoch, batches }),
         Order::Begin(_) | Order::End => return None,
     })
 }

@@ -248,7 +248,7 @@ fn converse<J: Job>(server: &Arc<Server>, mut connection: Connection) -> Result<
             let Some(entry) = server.jobs().get(&job).cloned() else {
                 return refuse(&mut connection, format!("job {job} is not running here"));
             };
-            if let Err(stale) = entry.inbox.open(epoch, source) {
+            if let Err(stale) = entry.inbox.lock().open(epoch, source) {
                 return refuse(&mut connection, stale.to_string());
             }
             write_message(&mut connection.writer, &welcome).map_err(text)?;

@@ -197,7 +197,7 @@ mod tests {
         receiver.control.set_deadline(deadline).expect("it is open");
         receiver.reader = Box::new(Crawling(receiver.reader));
         let inbox = Inbox::default();
-        inbox.open(EPOCH, WorkerId(1)).expect("the first stream");
+        inbox.lock().open(EPOCH, WorkerId(1)).expect("the first stream");
         let (batches, queue) = bounded(2);
         let crawling = [&3u32.to_le_bytes()[..], &[b'x'; 8000]].concat();
         batches.send(Filled::Batch(crawling.clone())).expect("it is open");
@@ -210,7 +210,7 @@ mod tests {
             sent
         });
         assert!(matches!(sent, Ok(true)), "{sent:?}");
-        let taken = inbox.take(EPOCH, &BTreeSet::from([WorkerId(1)])).expect("all are there");
+        let taken = inbox.lock().take(EPOCH, &BTreeSet::from([WorkerId(1)])).expect("all are there");
         assert_eq!(taken.values().flatten().collect::<Vec<_>>(), [&crawling]);
     }
 
@@ -218,7 +218,7 @@ mod tests {
     fn no_more_is_on_its_way_than_may_be_and_all_is_acknowledged() {
         let [sender, receiver] = pair();
         let inbox = Inbox::default();
-        inbox.open(EPOCH, WorkerId(1)).expect("the first stream");
+        inbox.lock().open(EPOCH, WorkerId(1)).expect("the first stream");
         let (batches, queue) = unbounded();
         for partition in 0..100 {
             batches.send(Filled::Batch(batch(partition))).expect("it is open");
@@ -232,7 +232,7 @@ mod tests {
             assert_eq!(receiving.join().expect("no panic"), Ok(()));
         });
         assert_eq!(bytes.into_inner(), 100 * batch(0).len() as u64);
-        assert_eq!(inbox.take(EPOCH, &BTreeSet::from([WorkerId(1)])).expect("it is whole").len(), 100);
+        assert_eq!(inbox.lock().take(EPOCH, &BTreeSet::from([WorkerId(1)])).expect("it is whole").len(), 100);
     }
 
     #[test]
@@ -240,7 +240,7 @@ mod tests {
         for packing in Packing::ALL {
             let [sender, receiver] = pair();
             let inbox = Inbox::default();
-            inbox.open(EPOCH, WorkerId(1)).expect("the first stream");
+            inbox.lock().open(EPOCH, WorkerId(1)).expect("the first stream");
             let (batches, queue) = unbounded();
             let large = |n: u32| {
                 [&7u32.to_le_bytes()[..], &format!("\x04word{n} ").repeat(9000).into_bytes()].concat()
@@ -257,7 +257,7 @@ mod tests {
                 assert!(matches!(sent, Ok(true)), "{sent:?}");
                 assert_eq!(receiving.join().expect("no panic"), Ok(()));
             });
-            let mut taken = inbox.take(EPOCH, &BTreeSet::from([WorkerId(1)])).expect("it is whole");
+            let mut taken = inbox.lock().take(EPOCH, &BTreeSet::from([WorkerId(1)])).expect("it is whole");
             assert!(taken.remove(&crate::logic::partition::Partition(7)) == Some(sent), "{packing:?}");
         }
     }

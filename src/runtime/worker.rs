@@ -24,7 +24,11 @@ use super::{guarded, spawn};
 
 /// What reaches the loop.
 pub(crate) enum Input<V> {
-    Split(SplitId, SplitData),
+    Split {
+        split: SplitId,
+        provisional: bool,
+        data: SplitData,
+    },
     Shuffle {
         epoch: Epoch,
         routes: Routes,
@@ -90,9 +94,9 @@ pub(crate) fn run<J: Job>(
         cancelled: AtomicBool::new(false),
     });
     let sender = inputs.clone();
-    let executed: Executed = Arc::new(move |split, result| {
+    let executed: Executed = Arc::new(move |split, end| {
         // When the loop is over, nobody waits for this.
-        let _ = sender.send(Input::Happened(Event::Executed { split, result }));
+        let _ = sender.send(Input::Happened(Event::Executed { split, end }));
     });
     let mut machine = Worker::new(setup.me, setup.window);
     let mut runner = Runner {
@@ -144,9 +148,9 @@ impl<J: Job> Runner<J> {
     /// Keeps what an input brings and returns the event that it is; `None` at the end.
     fn take(&mut self, input: Input<J::Value>) -> Option<Event> {
         Some(match input {
-            Input::Split(split, data) => {
+            Input::Split { split, provisional, data } => {
                 self.arrived.insert(split, data);
-                Event::Split { split }
+                Event::Split { split, provisional }
             }
             Input::Shuffle { epoch, routes } => {
                 let workers = routes.workers.iter().map(|(worker, _)| *worker).collect();
@@ -169,11 +173,14 @@ impl<J: Job> Runner<J> {
     /// Starts what is commanded; what comes of it arrives as an input. `false` if the job is over.
     fn perform(&mut self, command: Command) -> bool {
         let started = match command {
-            Command::Execute { split } => {
+            Command::Execute { split, .. } => {
                 if let (Some(mappers), Some(data)) = (&self.mappers, self.arrived.remove(&split)) {
                     mappers.execute(split, data);
                 }
                 Ok(())
+            }
+            Command::Cancel { .. } | Command::Commit { .. } | Command::Drop { .. } | Command::Abandon => {
+                todo!()
             }
             Command::Send { epoch } => self.send(epoch),
             Command::Reduce { epoch, top } => self.reduce(epoch, top),
@@ -219,7 +226,7 @@ impl<J: Job> Runner<J> {
         let others =
             self.routes.workers.iter().map(|(worker, _)| *worker).filter(|worker| *worker != self.me);
         let sources: BTreeSet<WorkerId> = others.collect();
-        let mut batches = self.streams.take(epoch, &sources).map_err(|stale| stale.to_string())?;
+        let mut batches = self.streams.lock().take(epoch, &sources).map_err(|stale| stale.to_string())?;
         let mut own = std::mem::take(&mut self.own);
         let owned: Vec<Partition> = self.routes.owned_by(self.me).collect();
         let bytes = batches.values().flatten().map(|batch| batch.len() as u64).sum();
@@ -267,7 +274,7 @@ impl<J: Job> Runner<J> {
                         credit = more.min(MAX_CREDIT_BATCHES);
                     }
                     credit -= 1;
-                    tell(Answer::Results(batch))
+                    tell(Answer::Results { epoch, batch })
                 })
             });
             match sent {
@@ -293,7 +300,8 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String>
 fn message(reply: Reply) -> FromWorker {
     match reply {
         Reply::Mapped { split, pairs } => FromWorker::Mapped { split, pairs },
-        Reply::MapFailed { split, cause } => FromWorker::MapFailed { split, cause },
+        Reply::MapFailed { split, cause, dropped } => FromWorker::MapFailed { split, cause, dropped },
+        Reply::Dropped { split } => FromWorker::Dropped { split },
         Reply::Shuffled { epoch, sent_bytes } => FromWorker::Shuffled { epoch, sent_bytes },
         Reply::PeerFailed { epoch, peer, cause } => FromWorker::PeerFailed { epoch, peer, cause },
         Reply::Reduced { epoch, reduced } => FromWorker::Reduced {

@@ -19,7 +19,7 @@ use super::pack::{PACK_HEADER_BYTES, Packed};
 pub const MAGIC: &str = "mapreduce";
 
 /// Version of everything in `wire`. Client and workers must have the same.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// The first message of every connection, from whoever made it. It bears a secret, so it has no `Debug`.
 #[derive(Clone, Serialize, Deserialize)]
@@ -83,6 +83,14 @@ impl Welcome {
 #[serde(rename_all = "snake_case")]
 pub enum ToWorker {
     Begin(Begin),
+    /// The provisional execution of the split is the one that counts.
+    Commit {
+        split: SplitId,
+    },
+    /// The execution of the split is not wanted any more.
+    Discard {
+        split: SplitId,
+    },
     /// All splits are mapped: move the tables to their reducers.
     Shuffle {
         epoch: Epoch,
@@ -99,8 +107,9 @@ pub enum ToWorker {
         credit: u32,
         packing: Packing,
     },
-    /// So many more batches may be sent.
+    /// So many more batches of the epoch's result may be sent.
     Credit {
+        epoch: Epoch,
         batches: u32,
     },
     /// The client lives.
@@ -174,10 +183,16 @@ pub enum FromWorker {
         split: SplitId,
         pairs: u64,
     },
-    /// An execution failed: the job's code panicked, or the worker's resources did not do.
+    /// An execution failed: the job's code panicked, or the worker's resources did not do. What the same thread had
+    /// folded of the splits `dropped` is gone, too.
     MapFailed {
         split: SplitId,
         cause: String,
+        dropped: Vec<SplitId>,
+    },
+    /// An execution was discarded, and nothing of it is left.
+    Dropped {
+        split: SplitId,
     },
     /// All streams of the epoch are sent, acknowledged and received.
     Shuffled {
@@ -241,29 +256,63 @@ pub fn read_message<M: DeserializeOwned>(from: &mut impl Read, limit: usize) -> 
     }
 }
 
-/// Bytes before the text in a frame of [`Kind::Split`]: the split's id, little-endian, and how the text is packed. A
-/// frame of [`Kind::Results`] has the latter only.
-pub const SPLIT_HEADER_BYTES: usize = 8 + PACK_HEADER_BYTES;
+/// Bytes before the text in a frame of [`Kind::Split`]: the split's id, little-endian, whether its execution is
+/// provisional, and how the text is packed.
+pub const SPLIT_HEADER_BYTES: usize = 8 + 1 + PACK_HEADER_BYTES;
 
-/// Returns what comes before a split's text.
-pub fn encode_split(split: SplitId, packed: Packed) -> [u8; SPLIT_HEADER_BYTES] {
-    let mut header = [0; SPLIT_HEADER_BYTES];
-    header[..8].copy_from_slice(&split.0.to_le_bytes());
-    header[8..].copy_from_slice(&packed.encode());
+/// What comes before a split's text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SplitHeader {
+    pub split: SplitId,
+    /// Whether the execution counts only once it is committed.
+    pub provisional: bool,
+    pub packed: Packed,
+}
+
+impl SplitHeader {
+    pub fn encode(self) -> [u8; SPLIT_HEADER_BYTES] {
+        let mut header = [0; SPLIT_HEADER_BYTES];
+        header[..8].copy_from_slice(&self.split.0.to_le_bytes());
+        header[8] = u8::from(self.provisional);
+        header[9..].copy_from_slice(&self.packed.encode());
+        header
+    }
+
+    /// Reads what comes before a split's text, of which `packed_bytes` follow.
+    ///
+    /// # Errors
+    /// As [`Packed::decode`].
+    pub fn decode(header: [u8; SPLIT_HEADER_BYTES], packed_bytes: usize) -> Result<Self, FrameError> {
+        let [a, b, c, d, e, f, g, h, provisional, packed @ ..] = header;
+        Ok(Self {
+            split: SplitId(u64::from_le_bytes([a, b, c, d, e, f, g, h])),
+            provisional: provisional != 0,
+            packed: Packed::decode(packed, packed_bytes)?,
+        })
+    }
+}
+
+/// Bytes before the entries in a frame of [`Kind::Results`]: the epoch, little-endian, and how they are packed.
+pub const RESULTS_HEADER_BYTES: usize = 4 + PACK_HEADER_BYTES;
+
+/// Returns what comes before entries of the result.
+pub fn encode_results(epoch: Epoch, packed: Packed) -> [u8; RESULTS_HEADER_BYTES] {
+    let mut header = [0; RESULTS_HEADER_BYTES];
+    header[..4].copy_from_slice(&epoch.0.to_le_bytes());
+    header[4..].copy_from_slice(&packed.encode());
     header
 }
 
-/// Reads what comes before a split's text, of which `packed_bytes` follow.
+/// Reads what comes before entries of the result, of which `packed_bytes` follow.
 ///
 /// # Errors
 /// As [`Packed::decode`].
-pub fn decode_split(
-    header: [u8; SPLIT_HEADER_BYTES],
+pub fn decode_results(
+    header: [u8; RESULTS_HEADER_BYTES],
     packed_bytes: usize,
-) -> Result<(SplitId, Packed), FrameError> {
-    let [a, b, c, d, e, f, g, h, packed @ ..] = header;
-    let split = SplitId(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
-    Ok((split, Packed::decode(packed, packed_bytes)?))
+) -> Result<(Epoch, Packed), FrameError> {
+    let [a, b, c, d, packed @ ..] = header;
+    Ok((Epoch(u32::from_le_bytes([a, b, c, d])), Packed::decode(packed, packed_bytes)?))
 }
 
 /// Bytes before the entries in a frame of [`Kind::Batch`]: the partition, little-endian, and how they are packed.
@@ -348,11 +397,15 @@ mod tests {
     }
 
     #[test]
-    fn a_splits_header_is_read_back() {
+    fn headers_are_read_back() {
         let packed = Packed { packing: Packing::Zstd, length: 1000 };
-        let header = encode_split(SplitId(1 << 40), packed);
-        assert_eq!(decode_split(header, 100).expect("it is well"), (SplitId(1 << 40), packed));
-        assert!(decode_split([0xff; SPLIT_HEADER_BYTES], 100).is_err());
+        for provisional in [false, true] {
+            let header = SplitHeader { split: SplitId(1 << 40), provisional, packed };
+            assert_eq!(SplitHeader::decode(header.encode(), 100).expect("it is well"), header);
+        }
+        assert!(SplitHeader::decode([0xff; SPLIT_HEADER_BYTES], 100).is_err());
+        let header = encode_results(Epoch(1 << 20), packed);
+        assert_eq!(decode_results(header, 100).expect("it is well"), (Epoch(1 << 20), packed));
         let header = encode_packed_batch(Partition(1 << 20), packed);
         assert_eq!(decode_packed_batch(header, 100).expect("it is well"), (Partition(1 << 20), packed));
     }

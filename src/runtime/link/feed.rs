@@ -13,12 +13,19 @@ use crate::logic::split::Split;
 use crate::runtime::buffers::KEPT_BYTES;
 use crate::runtime::rates::{LinkPacker, Rates};
 use crate::runtime::source::SplitSource;
-use crate::wire::message::{SPLIT_HEADER_BYTES, encode_split};
+use crate::wire::message::{SPLIT_HEADER_BYTES, SplitHeader};
 use crate::wire::pack::Packed;
+
+/// A split that is to be read, and whether its execution is provisional.
+pub(super) struct Wanted {
+    pub split: Split,
+    pub provisional: bool,
+}
 
 /// A split that is ready to be written.
 pub(super) struct Ready {
     pub id: SplitId,
+    provisional: bool,
     packed: Packed,
     buffer: Vec<u8>,
     /// Bytes of the buffer that travel.
@@ -28,7 +35,7 @@ pub(super) struct Ready {
 impl Ready {
     /// Returns what comes before the bytes in a frame.
     pub(super) fn header(&self) -> [u8; SPLIT_HEADER_BYTES] {
-        encode_split(self.id, self.packed)
+        SplitHeader { split: self.id, provisional: self.provisional, packed: self.packed }.encode()
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -39,7 +46,7 @@ impl Ready {
 /// The writer's end of a feed.
 pub(super) struct Ends {
     /// Splits that are to be read.
-    pub wanted: Sender<Split>,
+    pub wanted: Sender<Wanted>,
     /// They come back in the order in which they were wanted. There is no room: what waits can still be packed.
     pub ready: Receiver<Ready>,
     /// Takes back what was written.
@@ -49,7 +56,7 @@ pub(super) struct Ends {
 /// Reads and packs what one link is to write.
 pub(super) struct Feed {
     source: Arc<dyn SplitSource>,
-    wanted: Receiver<Split>,
+    wanted: Receiver<Wanted>,
     ready: Sender<Ready>,
     used: Receiver<Ready>,
     buffers: Vec<Vec<u8>>,
@@ -79,13 +86,13 @@ impl Feed {
     /// # Errors
     /// Why a split could not be read.
     pub(super) fn run(mut self) -> Result<(), String> {
-        while let Ok(split) = self.wanted.recv() {
+        while let Ok(Wanted { split, provisional }) = self.wanted.recv() {
             self.take_back();
             let mut text = self.buffers.pop().unwrap_or_default();
             self.source.read(&split, &mut text).map_err(|error| format!("{error:#}"))?;
             let length = text.len();
             let packed = Packed { packing: Packing::Plain, length };
-            let ready = Ready { id: split.id, packed, buffer: text, length };
+            let ready = Ready { id: split.id, provisional, packed, buffer: text, length };
             let ready = self.reconsider(ready);
             if !self.hand_over(ready) {
                 return Ok(());
@@ -122,8 +129,9 @@ impl Feed {
                 ready
             }
             Some((packing, length)) => {
-                self.keep(ready.buffer);
-                Ready { id: ready.id, packed: Packed { packing, length: ready.length }, buffer, length }
+                let mut ready = ready;
+                self.keep(std::mem::take(&mut ready.buffer));
+                Ready { buffer, length, packed: Packed { packing, length: ready.length }, ..ready }
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::runtime::rates::{Measured, Rates};
 use crate::wire::frame::{FrameError, Kind, write_frame};
 use crate::wire::message::{ToWorker, write_message};
 
-use super::feed::Ends;
+use super::feed::{Ends, Wanted};
 
 /// Writes what is ordered until the link is dropped, the job ends, or the connection takes no more.
 pub(super) fn write_orders(
@@ -26,9 +26,9 @@ pub(super) fn write_orders(
         let waiting = Instant::now();
         let written = select! {
             recv(orders) -> order => match order {
-                Ok(Order::Map(split)) => {
+                Ok(Order::Map { split, provisional }) => {
                     // A feed that has ended has said why.
-                    let _ = wanted.send(split);
+                    let _ = wanted.send(Wanted { split, provisional });
                     continue;
                 }
                 Ok(Order::End) | Err(_) => {
@@ -69,7 +69,9 @@ fn message(order: Order, rates: &Rates) -> ToWorker {
         Order::Fetch { epoch, credit } => {
             ToWorker::Fetch { epoch, credit, packing: rates.lock().choose_for_results() }
         }
-        Order::Credit { batches } => ToWorker::Credit { batches },
-        Order::Map(_) | Order::End => ToWorker::Beat,
+        Order::Commit(split) => ToWorker::Commit { split },
+        Order::Discard(split) => ToWorker::Discard { split },
+        Order::Credit { epoch, batches } => ToWorker::Credit { epoch, batches },
+        Order::Map { .. } | Order::End => ToWorker::Beat,
     }
 }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::job::Value;
+use crate::logic::ids::Epoch;
 use crate::logic::packing::Packing;
 use crate::runtime::link::{Answer, BEAT_INTERVAL, Control};
 use crate::runtime::worker::Tell;
 use crate::wire::frame::{FrameError, Kind, write_frame};
-use crate::wire::message::{FromWorker, write_message};
+use crate::wire::message::{FromWorker, encode_results, write_message};
 use crate::wire::pack::{Packed, Packer};
 
 /// What the writer is given.
@@ -36,8 +37,8 @@ pub(super) fn write_answers<V: Value>(
     loop {
         let written = match outgoing.recv_timeout(BEAT_INTERVAL) {
             Ok(Outgoing::Answer(Answer::Message(message))) => write_message(&mut writer, &message),
-            Ok(Outgoing::Answer(Answer::Results(batch))) => {
-                results.write(&mut writer, &batch).map_err(FrameError::from)
+            Ok(Outgoing::Answer(Answer::Results { epoch, batch })) => {
+                results.write(&mut writer, epoch, &batch).map_err(FrameError::from)
             }
             Ok(Outgoing::Answer(Answer::Sorted(_) | Answer::Unread { .. } | Answer::Closed { .. })) => Ok(()),
             Ok(Outgoing::Pack(packing)) => {
@@ -70,12 +71,12 @@ impl Results {
         Self { packing: Packing::Plain, packer: Packer::new(), buffer: Vec::new() }
     }
 
-    fn write(&mut self, to: &mut impl Write, batch: &[u8]) -> io::Result<()> {
+    fn write(&mut self, to: &mut impl Write, epoch: Epoch, batch: &[u8]) -> io::Result<()> {
         let length = batch.len();
         let (packing, bytes) = match self.packer.pack(self.packing, batch, &mut self.buffer) {
             Some(packed) => (self.packing, &self.buffer[..packed]),
             None => (Packing::Plain, batch),
         };
-        write_frame(to, Kind::Results, &[&Packed { packing, length }.encode(), bytes])
+        write_frame(to, Kind::Results, &[&encode_results(epoch, Packed { packing, length }), bytes])
     }
 }

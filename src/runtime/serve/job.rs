@@ -22,7 +22,7 @@ use crate::runtime::{guarded, spawn};
 use crate::wire::frame::{
     FrameError, Header, Kind, MAX_CONTROL_BYTES, MAX_PAYLOAD_BYTES, read_header, read_payload,
 };
-use crate::wire::message::{Begin, FromWorker, ToWorker, decode_message, read_message};
+use crate::wire::message::{Begin, FromWorker, SplitHeader, ToWorker, decode_message, read_message};
 
 /// How long a client may take from the greeting to its job. It reaches all other workers meanwhile, and some of them
 /// may not answer.
@@ -144,8 +144,9 @@ fn read_orders<V: Value>(
         let input = match read_header(&mut reader, MAX_PAYLOAD_BYTES).map_err(gone)? {
             None => return Ok(()),
             Some(header @ Header { kind: Kind::Split, .. }) => {
-                let (split, received) = buffers.receive(&mut reader, header).map_err(text)?;
-                Input::Split(split, SplitData::Received(received))
+                let (header, received) = buffers.receive(&mut reader, header).map_err(text)?;
+                let SplitHeader { split, provisional, .. } = header;
+                Input::Split { split, provisional, data: SplitData::Received(received) }
             }
             Some(Header { kind: Kind::Control, length }) => {
                 read_payload(&mut reader, &mut control, length).map_err(gone)?;
@@ -176,7 +177,9 @@ fn order<V: Value>(message: ToWorker, answers: &Sender<Outgoing<V>>) -> Result<O
             let _ = answers.send(Outgoing::Pack(packing));
             Input::Happened(Event::Fetch { epoch, credit })
         }
-        ToWorker::Credit { batches } => Input::Happened(Event::Credit { batches }),
+        ToWorker::Commit { split } => Input::Happened(Event::Commit { split }),
+        ToWorker::Discard { split } => Input::Happened(Event::Discard { split }),
+        ToWorker::Credit { epoch, batches } => Input::Happened(Event::Credit { epoch, batches }),
         ToWorker::Begin(_) => return Err("a job began within another".into()),
     }))
 }

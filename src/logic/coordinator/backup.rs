@@ -1,0 +1,299 @@
+//! Backup: executions of splits: who gets which, what comes of it, and second ones for those that are late.
+//!
+//! Invariant: of two executions of a split, both are provisional, and one is committed: the first that ended.
+//! Source: Dean & Ghemawat (OSDI 2004), 3.6.
+
+use std::time::Duration;
+
+use super::{Command, Coordinator, Execution, Failure, Notice, Standing, add};
+use crate::logic::ids::{SplitId, WorkerId};
+use crate::logic::split::Split;
+
+/// Workers on which a split may fail before the job does: not the workers are to blame then.
+const MOST_FAILURES_OF_SPLIT: usize = 3;
+
+/// Splits that may fail on a worker before it is out: not the splits are to blame then.
+const MOST_FAILURES_OF_WORKER: u32 = 3;
+
+impl Coordinator {
+    pub(super) fn take_split(&mut self, split: Split) {
+        let asked = self.asked.pop_front();
+        self.totals.splits += 1;
+        self.totals.cut_bytes += split.length;
+        self.ledger.add(split, asked.map(|(_, worker)| worker));
+    }
+
+    /// Sends pending splits, as long as there is room.
+    pub(super) fn assign_splits(&mut self, now: Duration, commands: &mut Vec<Command>) {
+        let mut at = 0;
+        while let Some((split, wanted)) = self.ledger.pending_at(at) {
+            match self.choose_worker(split, wanted) {
+                Choice::Worker(worker) => self.send_pending(at, worker, now, commands),
+                Choice::Later => {
+                    // Only one that failed somewhere may have to wait while others need not.
+                    if self.ledger.get(split).is_none_or(|entry| entry.failed_on.is_empty()) {
+                        return;
+                    }
+                    at += 1;
+                }
+                Choice::Never => return self.fail_split(split, now, commands),
+            }
+        }
+    }
+
+    /// Chooses who executes a split: for whom it was cut, else who would be done with it first.
+    fn choose_worker(&self, split: SplitId, wanted: Option<WorkerId>) -> Choice {
+        let Some(entry) = self.ledger.get(split) else { return Choice::Later };
+        let may = |worker: &WorkerId| !entry.failed_on.contains(worker);
+        let has_room = |worker: &WorkerId| self.workers[worker.index()].has_room();
+        if let Some(wanted) = wanted.filter(|wanted| may(wanted) && has_room(wanted)) {
+            return Choice::Worker(wanted);
+        }
+        let done = |worker: &WorkerId| {
+            let held = self.workers[worker.index()].bytes_in_flight() + entry.split.length;
+            held as f64 / self.rate(*worker)
+        };
+        let open = self.live().into_iter().filter(may).filter(has_room);
+        match open.min_by(|one, other| done(one).total_cmp(&done(other))) {
+            Some(worker) => Choice::Worker(worker),
+            None if self.standing(|standing| standing != Standing::Lost).iter().any(may) => Choice::Later,
+            None => Choice::Never,
+        }
+    }
+
+    fn send_pending(&mut self, at: usize, worker: WorkerId, now: Duration, commands: &mut Vec<Command>) {
+        let Some((split, _)) = self.ledger.pending_at(at) else { return };
+        let Some(length) = self.ledger.get(split).map(|entry| entry.split.length) else { return };
+        let may_be_late = self.may_be_late(worker, length);
+        let Some(entry) = self.ledger.take(at) else { return };
+        // One that was sent before might not be as innocent as others: what it does is to cost no more than itself.
+        let provisional = may_be_late || entry.was_sent;
+        self.totals.reexecutions += u64::from(entry.was_sent);
+        entry.was_sent = true;
+        entry.executions += 1;
+        let split = entry.split;
+        self.send(worker, Execution { split, provisional, discarded: false, backup: false }, now, commands);
+    }
+
+    fn send(&mut self, worker: WorkerId, execution: Execution, now: Duration, commands: &mut Vec<Command>) {
+        self.totals.executions += 1;
+        let progress = self.progress(worker);
+        progress.in_flight.push(execution);
+        progress.pace.sent(now);
+        let Execution { split, provisional, .. } = execution;
+        commands.push(Command::Map { worker, split, provisional });
+    }
+
+    /// Takes out the execution of `split` that `worker` has answered; `None` if it holds none.
+    fn answered(&mut self, worker: WorkerId, split: SplitId, done: bool, now: Duration) -> Option<Execution> {
+        let progress = self.progress(worker);
+        let at = progress.in_flight.iter().position(|held| held.split.id == split)?;
+        let execution = progress.in_flight.swap_remove(at);
+        let bytes = if done { execution.split.length } else { 0 };
+        progress.pace.answered(bytes, !progress.in_flight.is_empty(), now);
+        Some(execution)
+    }
+
+    pub(super) fn mapped(
+        &mut self,
+        worker: WorkerId,
+        split: SplitId,
+        pairs: u64,
+        now: Duration,
+        commands: &mut Vec<Command>,
+    ) {
+        // An acknowledgement of a split that the worker does not hold counts nothing.
+        let Some(execution) = self.answered(worker, split, true, now) else { return };
+        // A provisional one is dropped by the worker as soon as it hears that it is not wanted. One that is not was
+        // too far to be taken back, and counts.
+        if execution.discarded && execution.provisional {
+            return;
+        }
+        if let Some(entry) = self.ledger.get_mut(split) {
+            entry.executions = entry.executions.saturating_sub(1);
+        }
+        self.ledger.map(split, worker, pairs);
+        let length = execution.split.length;
+        let progress = self.progress(worker);
+        progress.splits_mapped += 1;
+        progress.bytes_mapped += length;
+        self.totals.mapped_bytes += length;
+        add(&mut self.totals.pairs, pairs);
+        self.totals.backups_won += u64::from(execution.backup);
+        if execution.provisional {
+            commands.push(Command::Commit { worker, split });
+        }
+        self.discard_others(split, commands);
+    }
+
+    /// Discards whatever executions of `split` are in flight.
+    fn discard_others(&mut self, split: SplitId, commands: &mut Vec<Command>) {
+        for (index, progress) in self.workers.iter_mut().enumerate() {
+            for held in &mut progress.in_flight {
+                if held.split.id == split && !held.discarded {
+                    held.discarded = true;
+                    commands.push(Command::Discard { worker: WorkerId(index as u32), split });
+                }
+            }
+        }
+        if let Some(entry) = self.ledger.get_mut(split) {
+            entry.executions = 0;
+        }
+    }
+
+    pub(super) fn dropped(
+        &mut self,
+        worker: WorkerId,
+        split: SplitId,
+        now: Duration,
+        commands: &mut Vec<Command>,
+    ) {
+        match self.answered(worker, split, false, now) {
+            // Taken back in time: somebody else may have it.
+            Some(Execution { discarded: true, provisional: false, .. }) => self.ledger.give_up(split),
+            Some(Execution { discarded: true, .. }) | None => {}
+            Some(_) => {
+                self.ledger.give_up(split);
+                let cause = "it dropped a split that it was to execute".to_owned();
+                self.lose(worker, cause, None, now, commands);
+            }
+        }
+    }
+
+    pub(super) fn map_failed(
+        &mut self,
+        worker: WorkerId,
+        split: SplitId,
+        cause: String,
+        dropped: &[SplitId],
+        now: Duration,
+        commands: &mut Vec<Command>,
+    ) {
+        let Some(execution) = self.answered(worker, split, false, now) else { return };
+        dropped.iter().for_each(|&dropped| self.forget(dropped, worker));
+        if execution.discarded && execution.provisional {
+            return;
+        }
+        if let Some(entry) = self.ledger.get_mut(split)
+            && !entry.failed_on.contains(&worker)
+        {
+            entry.failed_on.push(worker);
+        }
+        self.ledger.give_up(split);
+        let progress = self.progress(worker);
+        progress.failures += 1;
+        let failures = progress.failures;
+        let entry = self.ledger.get(split);
+        let failed_on = entry.map_or(0, |entry| entry.failed_on.len());
+        let goes_on = entry.is_some_and(|entry| entry.executions > 0 || entry.mapped_on.is_some());
+        let others = self
+            .standing(|standing| standing != Standing::Lost)
+            .into_iter()
+            .any(|other| self.ledger.get(split).is_some_and(|entry| !entry.failed_on.contains(&other)));
+        if !goes_on && (failed_on >= MOST_FAILURES_OF_SPLIT || !others) {
+            let failure =
+                Failure::ExecutionFailed { worker, split: execution.split, cause, workers: failed_on };
+            return self.fail(failure, now, commands);
+        }
+        let retried = Notice::Retried { worker, split: execution.split, cause: cause.clone() };
+        commands.push(Command::Notice(retried));
+        if failures >= MOST_FAILURES_OF_WORKER {
+            let cause = format!("{failures} splits failed on it, the last with: {cause}");
+            self.lose(worker, cause, None, now, commands);
+        } else if !self
+            .live()
+            .into_iter()
+            .any(|other| self.ledger.get(split).is_none_or(|entry| !entry.failed_on.contains(&other)))
+        {
+            self.join_spare(now, commands);
+        }
+    }
+
+    /// Fails the job for a split that nobody is left to execute.
+    fn fail_split(&mut self, split: SplitId, now: Duration, commands: &mut Vec<Command>) {
+        let Some(entry) = self.ledger.get(split) else { return };
+        let Some(&worker) = entry.failed_on.last() else { return };
+        let cause = "nobody is left on whom it has not failed".to_owned();
+        let (split, workers) = (entry.split, entry.failed_on.len());
+        self.fail(Failure::ExecutionFailed { worker, split, cause, workers }, now, commands);
+    }
+
+    /// Notes that what `worker` had folded of `split` is gone.
+    pub(super) fn forget(&mut self, split: SplitId, worker: WorkerId) {
+        if let Some((length, pairs)) = self.ledger.unmap(split, worker) {
+            self.totals.mapped_bytes -= length;
+            self.totals.pairs = self.totals.pairs.saturating_sub(pairs);
+            let progress = self.progress(worker);
+            progress.splits_mapped -= 1;
+            progress.bytes_mapped -= length;
+        }
+    }
+
+    /// Gives threads that have nothing to do a second execution of a split that is late elsewhere. What waits
+    /// elsewhere and cannot be executed twice is taken back.
+    pub(super) fn start_backups(&mut self, now: Duration, commands: &mut Vec<Command>) {
+        if !self.config.backups || !self.input_ended || self.ledger.has_pending() {
+            return;
+        }
+        for worker in self.live() {
+            while self.workers[worker.index()].in_flight.len() < self.workers[worker.index()].threads as usize
+            {
+                let Some((holder, execution)) = self.latest(worker, now) else { break };
+                let split = execution.split;
+                if !execution.provisional {
+                    self.take_back(holder, split.id, commands);
+                    continue;
+                }
+                if let Some(entry) = self.ledger.get_mut(split.id) {
+                    entry.executions += 1;
+                }
+                self.totals.backups += 1;
+                let backup = Execution { split, provisional: true, discarded: false, backup: true };
+                self.send(worker, backup, now, commands);
+            }
+        }
+    }
+
+    /// Returns the execution that is most likely to end last, if `worker` would be done with it before.
+    fn latest(&self, worker: WorkerId, now: Duration) -> Option<(WorkerId, Execution)> {
+        let per_thread = self.rate(worker) / f64::from(self.workers[worker.index()].threads.max(1));
+        let mut latest: Option<(f64, WorkerId, Execution)> = None;
+        for holder in self.live().into_iter().filter(|&holder| holder != worker) {
+            let progress = &self.workers[holder.index()];
+            let wanted = |held: &&Execution| {
+                let entry = self.ledger.get(held.split.id);
+                !held.discarded
+                    && entry.is_some_and(|entry| entry.executions == 1 && !entry.failed_on.contains(&worker))
+            };
+            let Some(&execution) = progress.in_flight.iter().rev().find(wanted) else { continue };
+            // Who has not answered for long will most likely not do so for as long again.
+            let left = (progress.bytes_in_flight() as f64 / self.rate(holder)).max(progress.pace.waited(now));
+            let quicker = BACKUP_MARGIN * execution.split.length as f64 / per_thread;
+            if left > quicker && latest.as_ref().is_none_or(|(most, ..)| left > *most) {
+                latest = Some((left, holder, execution));
+            }
+        }
+        latest.map(|(_, holder, execution)| (holder, execution))
+    }
+
+    /// Discards an execution that is not provisional: if it has not begun, the split is dropped and becomes pending.
+    fn take_back(&mut self, holder: WorkerId, split: SplitId, commands: &mut Vec<Command>) {
+        let held = self.progress(holder).in_flight.iter_mut().find(|held| held.split.id == split);
+        if let Some(held) = held {
+            held.discarded = true;
+            commands.push(Command::Discard { worker: holder, split });
+        }
+    }
+}
+
+/// By how much a backup must promise to be quicker: sending it costs something, too.
+const BACKUP_MARGIN: f64 = 2.0;
+
+/// Who is to execute a split.
+enum Choice {
+    Worker(WorkerId),
+    /// Nobody has room now.
+    Later,
+    /// It has failed on all that there are.
+    Never,
+}
