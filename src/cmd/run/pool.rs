@@ -205,7 +205,7 @@ pub(super) fn connect_links<V: Value>(
         let Reached { name, address, connection, welcome } = worker;
         // The coordinator notices a silent worker first, and says so.
         connection.control.set_deadline(timeout + DEADLINE_MARGIN)?;
-        let listeners = [mailbox.listener(), mailbox.listener()];
+        let listeners = [mailbox.listener(), mailbox.listener(), mailbox.listener()];
         let chooser = Chooser::new(compress, &welcome.known_packings(), links, cores);
         let address = address.to_string();
         let partner = Partner { name: name.clone(), threads: welcome.threads, address, chooser };
