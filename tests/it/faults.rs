@@ -222,6 +222,7 @@ fn options(workers: &[WorkerProcess], input: &Path, output: &Path) -> RunOptions
         threads: None,
         worker_timeout: PATIENCE,
         compress: Compress::Auto,
+        backups: true,
     }
 }
 
