@@ -183,7 +183,7 @@ impl Played {
             }
             ToWorker::Reduce { epoch, .. } => self.reduce(epoch),
             ToWorker::Fetch { epoch, credit, .. } => {
-                (self.epoch, self.has_ended) = (epoch, false);
+                self.has_ended = false;
                 self.send(credit)
             }
             ToWorker::Credit { epoch, batches } if epoch == self.epoch && !self.has_ended => {
@@ -211,7 +211,8 @@ impl Played {
         self.batches = encode_sorted(&entries, 20);
         self.batches.push(encode_sorted(&entries[..0], 20).concat());
         self.batches.reverse();
-        self.sent = 0;
+        // Credit for an earlier epoch may be on its way.
+        (self.epoch, self.sent, self.has_ended) = (epoch, 0, true);
         let n = mine.len() as u64;
         self.say(&FromWorker::Reduced { epoch, distinct: n, entries: n, bytes: 1 })
     }
