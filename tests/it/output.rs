@@ -78,6 +78,9 @@ fn report_is_json() {
     let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!((&report["pairs"], &report["distinct_keys"]), (&6.into(), &3.into()), "{text}");
     assert_eq!(report["phases"].as_array().map(Vec::len), Some(5), "{text}");
+    assert_eq!(report["losses"].as_array().map(Vec::len), Some(0), "{text}");
+    let counts = ["executions", "reexecuted_splits", "backups_started", "backups_won", "epochs"];
+    assert_eq!(counts.map(|name| report[name].as_u64()), [1, 0, 0, 0, 1].map(Some), "{text}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::deploy::assert_says;
 use crate::harness::program::{Invocation, Running};
 use crate::harness::served::{Served, await_jobs, list};
-use crate::harness::{Finished, Lab, entries, processes, wait_until, with_deadline};
+use crate::harness::{Finished, Lab, entries, processes, with_deadline};
 use crate::reference;
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -213,6 +213,8 @@ fn report_adds_up() {
             ("distinct_keys", distinct),
             ("output_entries", distinct),
             ("output_bytes", expected.len() as u64),
+            ("reexecuted_splits", 0),
+            ("epochs", 1),
         ] {
             assert_eq!(report[field], wanted, "{field} in {report:#}");
         }
@@ -220,6 +222,11 @@ fn report_adds_up() {
         // The last of each file's splits is what is left; the others are whole lines of 20 KiB or a little more.
         let splits = report["splits"].as_u64().unwrap();
         assert!((bytes / (21 << 10)..=bytes / (20 << 10) + 2).contains(&splits), "{splits} of {bytes} bytes");
+        assert_eq!(report["losses"], Value::Array(Vec::new()));
+        // Each split was executed once, or twice where a worker was late.
+        let n = |field: &str| report[field].as_u64().unwrap();
+        assert_eq!(n("executions"), splits + n("backups_started"), "{report:#}");
+        assert!(n("backups_won") <= n("backups_started"), "{report:#}");
         let phases = report["phases"].as_array().unwrap();
         let named: Vec<&str> = phases.iter().map(|phase| phase["phase"].as_str().unwrap()).collect();
         assert_eq!(named, ["split", "map", "shuffle", "reduce", "merge"]);
@@ -302,7 +309,7 @@ fn suspended_client_is_forgotten_and_learns_of_it() {
         await_jobs(&bench.workers, 0, Duration::from_secs(2) + FREE);
         processes::signal(running.pid(), Signal::CONT);
         let ended = running.wait_as_it_is().expect_code(1);
-        assert_says(&ended, &["error: worker 127.0.0.1:", " was lost in "]);
+        assert_says(&ended, &["error: no worker is left", "worker 127.0.0.1:", " was lost in "]);
         bench.assert_usable(
             &before.iter().filter(|name| !name.contains("out.tsv")).cloned().collect::<Vec<_>>(),
         );
@@ -419,24 +426,61 @@ fn what_cannot_be_read_or_written_is_named_and_nothing_begins() {
     });
 }
 
-/// Nobody reads the result, so that the merge stands in the middle of it: a worker that is killed then is noticed.
+/// Nobody reads the result, so that the merge stands in the middle of it: a worker that is killed then is noticed, and
+/// what was written already is not written again.
 #[test]
-fn worker_killed_while_the_output_waits_is_told() {
+fn worker_killed_while_the_output_waits_is_told_and_survived() {
     with_deadline(LIMIT, || {
         let mut bench = Bench::start(3);
         // Each worker has more to send than what is under way.
         bench.write("many.txt", &numbers(600_000));
-        let mut running = bench.invocation(&["many.txt"]).keep_stdout().spawn();
-        let mut first = [0; 4];
-        running.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
-        assert_eq!(&first, b"of\t6");
+        let expected = bench.expected(&["many.txt"]);
+        let mut running = bench.invocation(&["many.txt", "--report", "report.json"]).keep_stdout().spawn();
+        let mut stdout = running.stdout.take().unwrap();
+        let mut result = vec![0; 4];
+        stdout.read_exact(&mut result).unwrap();
+        assert_eq!(result, b"of\t6");
         let lost = bench.workers.remove(1);
         processes::signal(lost.pid(), Signal::KILL);
-        let struck = Instant::now();
-        wait_until(Duration::from_secs(15), "the end of the run", || !running.goes_on());
-        assert!(struck.elapsed() < Duration::from_secs(15));
-        let failed = running.wait().expect_code(1);
-        assert_says(&failed, &[&format!("error: worker {} was lost in merge", lost.address)]);
+        stdout.read_to_end(&mut result).unwrap();
+        assert!(result == expected, "the result is not exact");
+        let done = running.wait().expect_code(0);
+        let told = format!("worker {} lost in merge: ", lost.address);
+        assert_says(
+            &done,
+            &[&told, "mapped again by 2 workers", "Merge: broken off after ", "1 worker lost, "],
+        );
+        let report: Value = serde_json::from_slice(&bench.read("report.json")).unwrap();
+        assert_eq!((&report["epochs"], &report["losses"][0]["phase"]), (&2.into(), &"merge".into()));
+        assert_eq!(report["losses"][0]["worker"], lost.address.to_string());
+        assert_eq!(report["output_bytes"], expected.len() as u64);
+        assert!(report["reexecuted_splits"].as_u64() >= report["losses"][0]["splits"].as_u64(), "{report:#}");
+        await_jobs(&bench.workers, 0, FREE);
+    });
+}
+
+/// The others of the workers are kept for the place of lost ones, and one that is not needed is free again after it.
+#[test]
+fn spare_takes_part_in_the_place_of_a_killed_worker() {
+    with_deadline(LIMIT, || {
+        let mut bench = Bench::start(3);
+        let mut running =
+            bench.invocation(&["--servers", "1", "--report", "report.json", "-"]).open_stdin().spawn();
+        let mut stdin = running.stdin.take().unwrap();
+        stdin.write_all(&numbers(5000)).unwrap();
+        await_jobs(&bench.workers[..1], 1, Duration::from_secs(20));
+        let lost = bench.workers.remove(0);
+        processes::signal(lost.pid(), Signal::KILL);
+        await_jobs(&bench.workers[..1], 1, Duration::from_secs(20));
+        stdin.write_all(&numbers(4000)).unwrap();
+        drop(stdin);
+        let done = running.wait().expect_code(0);
+        let text = [numbers(5000), numbers(4000)].concat();
+        assert!(done.stdout_bytes == reference::word_count(&[&text], Tokens::Word, false));
+        let joined = format!("worker {} joins in its place", bench.workers[0].address);
+        assert_says(&done, &[&format!("worker {} lost in ", lost.address), &joined]);
+        let report: Value = serde_json::from_slice(&bench.read("report.json")).unwrap();
+        assert_eq!((&report["workers"], report["losses"].as_array().unwrap().len()), (&2.into(), 1));
         await_jobs(&bench.workers, 0, FREE);
     });
 }
