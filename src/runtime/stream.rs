@@ -134,17 +134,22 @@ fn read_acknowledgement(mut reader: &mut (dyn Read + Send)) -> Result<(), FrameE
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
     use std::time::Duration;
 
     use crossbeam_channel::{bounded, unbounded};
 
     use super::*;
-    use crate::logic::ids::{JobId, WorkerId};
+    use crate::logic::ids::{Epoch, JobId, WorkerId};
     use crate::logic::packing::Compress;
+    use crate::logic::partition::Seed;
+    use crate::runtime::engine::Work;
     use crate::runtime::inbox::{Inbox, receive_stream};
     use crate::runtime::memory::{Door, pair};
+    use crate::runtime::shuffle::{OpenStreams, Peers};
     use crate::wire::frame::MAX_PAYLOAD_BYTES;
+    use crate::wire::message::Routes;
 
     const EPOCH: Epoch = Epoch(2);
 
@@ -262,21 +267,33 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_opens_after_the_end_of_the_job_is_closed() {
-        let door = Door::new();
+    fn a_stream_that_opens_after_the_end_of_its_epoch_is_closed() {
         let peers = Peers {
-            network: Arc::new(door),
+            network: Arc::new(Door::new()),
             key: String::new(),
             job: JobId(1),
-            me: WorkerId(0),
             timeout: Duration::from_secs(20),
             compress: Compress::Auto,
             cores: 1,
-            open: Mutex::default(),
         };
-        peers.close();
+        let work = Work {
+            job: Arc::new(()),
+            seed: Seed([1, 2]),
+            threads: 1,
+            memory: 0,
+            cancelled: AtomicBool::new(false),
+        };
+        let shuffle = Shuffle {
+            work: Arc::new(work),
+            epoch: EPOCH,
+            routes: Routes { workers: Vec::new(), owners: Vec::new() },
+            me: WorkerId(0),
+            peers: Some(Arc::new(peers)),
+            streams: OpenStreams::default(),
+        };
+        shuffle.streams.close();
         let (_batches, queue) = bounded(1);
-        let sent = send_stream(&peers, "anywhere", EPOCH, 1, &queue, &AtomicU64::new(0));
+        let sent = send_stream(&shuffle, "anywhere", 1, &queue, &AtomicU64::new(0));
         assert!(sent.is_err(), "it waits for nobody");
     }
 }

@@ -115,6 +115,12 @@ impl<J: Job> Mappers<J> {
         self.tables.clear();
     }
 
+    /// Returns how many splits no thread has begun with.
+    #[cfg(test)]
+    pub(super) fn waiting_splits(&self) -> usize {
+        lock(&self.waiting).len()
+    }
+
     fn queue(&self, task: Task<J::Value>) {
         // Threads end when the sender is dropped, not before, so there is always one that listens.
         let _ = self.tasks.send(task);

@@ -207,6 +207,12 @@ impl<J: Job> MapTables<J> {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// Returns how many committed tables are not merged, nor being merged.
+    #[cfg(test)]
+    pub(super) fn committed(&self) -> usize {
+        lock(&self.apart).committed.len()
+    }
+
     /// Counts `now` bytes instead of those counted so far, and returns the bytes of all tables.
     fn recount(&self, counted: &mut usize, now: usize) -> usize {
         let before = std::mem::replace(counted, now);

@@ -27,7 +27,7 @@ use crate::wire::message::{Begin, FromWorker, SplitHeader, ToWorker, decode_mess
 
 /// How long a client may say nothing between the greeting and its job. It reaches all other workers meanwhile, and some
 /// of them may not answer. A client that keeps this worker as a spare, for one that may be lost, beats meanwhile.
-const BEGIN_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const BEGIN_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 8 } else { 60 });
 
 /// The longest silence that a client can ask for: what is dead by then is not waited for any longer.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
