@@ -338,7 +338,7 @@ pub struct Totals {
     pub entries: u64,
     /// Executions of splits that were sent to workers.
     pub executions: u64,
-    /// Executions that were sent because what an earlier one had folded was lost, or because it failed.
+    /// Executions of splits that had been sent before: what came of that was lost, failed, or was taken back.
     pub reexecutions: u64,
     /// Second executions of splits that were late, and how many of them were the first to end.
     pub backups: u64,

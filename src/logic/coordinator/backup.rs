@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Command, Coordinator, Execution, Failure, Notice, Standing, add};
+use super::{Command, Coordinator, Execution, Failure, Notice, Standing, WorkerProgress, add};
 use crate::logic::ids::{SplitId, WorkerId};
 use crate::logic::split::Split;
 
@@ -26,16 +26,12 @@ impl Coordinator {
     /// Sends pending splits, as long as there is room.
     pub(super) fn assign_splits(&mut self, now: Duration, commands: &mut Vec<Command>) {
         let mut at = 0;
-        while let Some((split, wanted)) = self.ledger.pending_at(at) {
+        while self.workers.iter().any(WorkerProgress::has_room)
+            && let Some((split, wanted)) = self.ledger.pending_at(at)
+        {
             match self.choose_worker(split, wanted) {
                 Choice::Worker(worker) => self.send_pending(at, worker, now, commands),
-                Choice::Later => {
-                    // Only one that failed somewhere may have to wait while others need not.
-                    if self.ledger.get(split).is_none_or(|entry| entry.failed_on.is_empty()) {
-                        return;
-                    }
-                    at += 1;
-                }
+                Choice::Later => at += 1,
                 Choice::Never => return self.fail_split(split, now, commands),
             }
         }
@@ -45,7 +41,11 @@ impl Coordinator {
     fn choose_worker(&self, split: SplitId, wanted: Option<WorkerId>) -> Choice {
         let Some(entry) = self.ledger.get(split) else { return Choice::Later };
         let may = |worker: &WorkerId| !entry.failed_on.contains(worker);
-        let has_room = |worker: &WorkerId| self.workers[worker.index()].has_room();
+        let has_room = |worker: &WorkerId| {
+            // One that was discarded there may not be answered yet.
+            let progress = &self.workers[worker.index()];
+            progress.has_room() && !progress.holds(split)
+        };
         if let Some(wanted) = wanted.filter(|wanted| may(wanted) && has_room(wanted)) {
             return Choice::Worker(wanted);
         }
@@ -264,6 +264,7 @@ impl Coordinator {
                 let entry = self.ledger.get(held.split.id);
                 !held.discarded
                     && entry.is_some_and(|entry| entry.executions == 1 && !entry.failed_on.contains(&worker))
+                    && !self.workers[worker.index()].holds(held.split.id)
             };
             let Some(&execution) = progress.in_flight.iter().rev().find(wanted) else { continue };
             // Who has not answered for long will most likely not do so for as long again.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Assignment, Command, Coordinator, Standing, WorkerProgress, window};
-use crate::logic::ids::WorkerId;
+use crate::logic::ids::{SplitId, WorkerId};
 
 /// Largest split that is chosen: large enough that a message a split costs nothing, small enough that the last ones
 /// end at about the same time.
@@ -74,6 +74,11 @@ impl Pace {
 impl WorkerProgress {
     pub(super) fn bytes_in_flight(&self) -> u64 {
         self.in_flight.iter().filter(|held| !held.discarded).map(|held| held.split.length).sum()
+    }
+
+    /// Tells whether an execution of `split` is in flight there, wanted or not.
+    pub(super) fn holds(&self, split: SplitId) -> bool {
+        self.in_flight.iter().any(|held| held.split.id == split)
     }
 
     pub(super) fn has_room(&self) -> bool {
