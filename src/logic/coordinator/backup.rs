@@ -29,7 +29,7 @@ impl Coordinator {
         while self.workers.iter().any(WorkerProgress::has_room)
             && let Some((split, wanted)) = self.ledger.pending_at(at)
         {
-            match self.choose_worker(split, wanted) {
+            match self.choose_worker(split, wanted, now) {
                 Choice::Worker(worker) => self.send_pending(at, worker, now, commands),
                 Choice::Later => at += 1,
                 Choice::Never => return self.fail_split(split, now, commands),
@@ -38,7 +38,7 @@ impl Coordinator {
     }
 
     /// Chooses who executes a split: for whom it was cut, else who would be done with it first.
-    fn choose_worker(&self, split: SplitId, wanted: Option<WorkerId>) -> Choice {
+    fn choose_worker(&self, split: SplitId, wanted: Option<WorkerId>, now: Duration) -> Choice {
         let Some(entry) = self.ledger.get(split) else { return Choice::Later };
         let may = |worker: &WorkerId| !entry.failed_on.contains(worker);
         let has_room = |worker: &WorkerId| {
@@ -50,8 +50,10 @@ impl Coordinator {
             return Choice::Worker(wanted);
         }
         let done = |worker: &WorkerId| {
-            let held = self.workers[worker.index()].bytes_in_flight() + entry.split.length;
-            held as f64 / self.rate(*worker)
+            let progress = &self.workers[worker.index()];
+            let held = progress.bytes_in_flight() + entry.split.length;
+            // Who has not answered for long is not as quick as it was.
+            (held as f64 / self.rate(*worker)).max(progress.pace.waited(now))
         };
         let open = self.live().into_iter().filter(may).filter(has_room);
         match open.min_by(|one, other| done(one).total_cmp(&done(other))) {
@@ -236,8 +238,9 @@ impl Coordinator {
             return;
         }
         for worker in self.live() {
-            while self.workers[worker.index()].in_flight.len() < self.workers[worker.index()].threads as usize
-            {
+            let progress = &self.workers[worker.index()];
+            let idle = (progress.threads as usize).saturating_sub(progress.in_flight.len());
+            for _ in 0..idle {
                 let Some((holder, execution)) = self.latest(worker, now) else { break };
                 let split = execution.split;
                 if !execution.provisional {
