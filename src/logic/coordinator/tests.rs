@@ -1,6 +1,8 @@
 //! One promise of the coordinator each; the workers are played by the test.
 
 use super::*;
+use crate::logic::ids::SplitId;
+use crate::logic::split::Split;
 
 mod backups;
 mod losses;
