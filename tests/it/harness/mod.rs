@@ -7,11 +7,13 @@
 #![allow(dead_code)] // Each test uses a part.
 
 pub mod deadline;
+pub mod held;
 pub mod processes;
 pub mod program;
 pub mod served;
 pub mod sshd;
 pub mod web;
+pub mod workers;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
