@@ -10,6 +10,7 @@ pub mod deadline;
 pub mod held;
 pub mod processes;
 pub mod program;
+pub mod proxy;
 pub mod served;
 pub mod sshd;
 pub mod web;
