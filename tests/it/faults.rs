@@ -4,15 +4,12 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use mapreduce::cmd::cli::{CommandError, Console, Exit};
-use mapreduce::cmd::run::{RunOptions, Workers, run};
+use mapreduce::cmd::cli::{Console, Exit};
+use mapreduce::cmd::run::{RunOptions, run};
 use mapreduce::edge::net;
-use mapreduce::edge::output::{Destination, Format};
 use mapreduce::logic::coordinator::Phase;
-use mapreduce::logic::packing::Compress;
 use mapreduce::logic::tokenize::Tokens;
 use mapreduce::wire::message::Role;
 use rustix::process::Signal;
@@ -21,11 +18,8 @@ use tempfile::TempDir;
 use crate::harness::held::{BELL, HeldCount, NoParams};
 use crate::harness::processes::signal;
 use crate::harness::with_deadline;
-use crate::harness::workers::{WorkerProcess, await_file};
+use crate::harness::workers::{PATIENCE, WorkerProcess, await_file, run_options, run_over, text};
 use crate::reference;
-
-/// How long a worker may be silent in these tests: several beats, also on a machine under load.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 fn await_no_job(workers: &[WorkerProcess]) {
     let started = Instant::now();
@@ -38,32 +32,6 @@ fn await_no_job(workers: &[WorkerProcess]) {
 fn start(directory: &TempDir, holds: [Option<Phase>; 3]) -> Vec<WorkerProcess> {
     let start = |(index, hold)| WorkerProcess::start(directory.path(), index, hold);
     holds.into_iter().enumerate().map(start).collect()
-}
-
-fn text() -> Vec<u8> {
-    (0..40_000).flat_map(|n| format!("the word{} of {}\n", n % 977, n % 7).into_bytes()).collect()
-}
-
-fn run_over(workers: &[WorkerProcess], input: &Path, output: &Path) -> Result<(), CommandError> {
-    let options = options(workers, input, output);
-    run::<HeldCount>(&options, NoParams {}, &Console { quiet: true, verbose: false, fancy: false })
-}
-
-fn options(workers: &[WorkerProcess], input: &Path, output: &Path) -> RunOptions {
-    RunOptions {
-        inputs: vec![input.to_owned()],
-        hosts: "no-such-hosts.toml".into(),
-        workers: Workers::Named(workers.iter().map(|worker| worker.address.to_string()).collect()),
-        servers: None,
-        top: None,
-        destination: Destination::File(output.to_owned()),
-        format: Format::Tsv,
-        split_size: Some(10_000),
-        report: None,
-        threads: None,
-        worker_timeout: PATIENCE,
-        compress: Compress::Auto,
-    }
 }
 
 /// Strikes the worker that stands still in `phase`, and checks all that must hold after it.
@@ -177,7 +145,8 @@ fn frozen_worker_does_not_hold_up_a_run_on_the_others() {
         let workers = start(&directory, [None, None, None]);
         signal(workers[0].child.id(), Signal::STOP);
         let worker_timeout = Duration::from_secs(10);
-        let options = RunOptions { servers: Some(2), worker_timeout, ..options(&workers, &input, &output) };
+        let options =
+            RunOptions { servers: Some(2), worker_timeout, ..run_options(&workers, &input, &output) };
         let began = Instant::now();
         let console = Console { quiet: true, verbose: false, fancy: false };
         run::<HeldCount>(&options, NoParams {}, &console).map_err(|error| error.cause).expect("two are well");

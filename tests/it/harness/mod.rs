@@ -8,6 +8,7 @@
 
 pub mod deadline;
 pub mod held;
+pub mod netns;
 pub mod processes;
 pub mod program;
 pub mod proxy;

@@ -137,10 +137,7 @@ impl Engine {
         }
         let wake = self.links.iter().filter_map(Link::wake).min();
         let left = wake.map(|wake| wake.saturating_duration_since(Instant::now()));
-        let left = left.map(|left| Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: i64::from(left.subsec_nanos()).into(),
-        });
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
         // A signal wakes it early, which does no harm.
         let _ = poll(&mut fds, left.as_ref());
     }
