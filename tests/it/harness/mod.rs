@@ -6,6 +6,7 @@
 
 #![allow(dead_code)] // Each test uses a part.
 
+pub mod clients;
 pub mod deadline;
 pub mod held;
 pub mod netns;

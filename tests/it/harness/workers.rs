@@ -197,12 +197,17 @@ pub fn run_over(workers: &[WorkerProcess], input: &Path, output: &Path) -> Resul
     run::<HeldCount>(&options, NoParams {}, &Console { quiet: true, verbose: false, fancy: false })
 }
 
+/// What `--workers` takes, each for itself.
+pub fn addresses(workers: &[WorkerProcess]) -> Vec<String> {
+    workers.iter().map(|worker| worker.address.to_string()).collect()
+}
+
 /// What `run` is told to count the words of `input` on `workers`.
 pub fn run_options(workers: &[WorkerProcess], input: &Path, output: &Path) -> RunOptions {
     RunOptions {
         inputs: vec![input.to_owned()],
         hosts: "no-such-hosts.toml".into(),
-        workers: Workers::Named(workers.iter().map(|worker| worker.address.to_string()).collect()),
+        workers: Workers::Named(addresses(workers)),
         servers: None,
         top: None,
         destination: Destination::File(output.to_owned()),

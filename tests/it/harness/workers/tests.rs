@@ -9,6 +9,7 @@ use mapreduce::logic::tokenize::Tokens;
 use tempfile::TempDir;
 
 use super::{WorkerProcess, WorkerSetup, run_over, text};
+use crate::harness::clients::{DONE, client};
 use crate::harness::netns::Network;
 use crate::harness::proxy::{Direction, Selection};
 use crate::harness::with_deadline;
@@ -125,5 +126,12 @@ fn workers_run_on_hosts_of_their_own() {
         });
         network.enter(0, || assert_exact(directory.path(), &workers, || {}));
         assert_eq!(workers[0].proxy().passages(Selection::peers()).len(), 2);
+        // A client that is a process of its own is where it was spawned.
+        let [input, output] = ["input", "again"].map(|name| directory.path().join(name));
+        network.enter(0, || client(&workers, &input, &output).spawn()).wait().expect_code(DONE);
+        assert!(
+            fs::read(output).expect("there is a result")
+                == reference::word_count(&[&text()], Tokens::Word, false)
+        );
     });
 }
