@@ -253,7 +253,8 @@ impl Proxy {
         self.revise(|board| board.rules.clear());
     }
 
-    /// What has become of the connections of `selection` so far, in the order in which they came.
+    /// What has become of the connections of `selection`, existing or not, in the order in which they came. What an end
+    /// has just received is counted a moment later: wait for it, rather than look once.
     pub fn passages(&self, selection: Selection) -> Vec<Passage> {
         chosen(&self.shared.board(), selection)
     }
