@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::logic::ids::Epoch;
 use crate::logic::packing::{Chooser, Packing};
 use crate::wire::frame::{FrameError, Kind, read_frame, write_frame};
 use crate::wire::message::{Role, decode_batch, encode_packed_batch};
@@ -15,7 +14,7 @@ use crate::wire::pack::Packed;
 use super::greet::greet;
 use super::link::{BEAT_INTERVAL, Connection};
 use super::rates::{LinkPacker, Measured, Rates};
-use super::shuffle::Peers;
+use super::shuffle::Shuffle;
 
 /// Batches that may be on their way to a peer without its acknowledgement: hides the round trip.
 const UNACKNOWLEDGED_BATCHES: usize = 8;
@@ -29,22 +28,22 @@ pub(crate) enum Filled {
 
 /// Sends `batches` to the peer at `address`, one of `links`, and waits until it has acknowledged every one and the end.
 ///
-/// A stream that is given up stays open until the job ends: the client is to hear why from this worker, before the
-/// peer tells of a stream that broke.
+/// A stream that is given up stays open until its epoch is over: the client is to hear why from this worker, before
+/// the peer tells of a stream that broke.
 ///
 /// # Errors
 /// If the peer cannot be reached, or does not take its part.
-pub(crate) fn send_stream(
-    peers: &Peers,
+pub(crate) fn send_stream<J>(
+    shuffle: &Shuffle<J>,
     address: &str,
-    epoch: Epoch,
     links: usize,
     batches: &Receiver<Filled>,
     bytes: &AtomicU64,
 ) -> Result<(), String> {
+    let Some(peers) = &shuffle.peers else { return Err("this worker has no network".to_owned()) };
     let mut connection = peers.network.connect(address, peers.timeout).map_err(|error| error.to_string())?;
-    peers.keep(&connection.control);
-    let role = Role::Peer { job: peers.job, epoch, source: peers.me };
+    shuffle.streams.keep(&connection.control);
+    let role = Role::Peer { job: peers.job, epoch: shuffle.epoch, source: shuffle.me };
     let welcome =
         greet(&mut connection, &peers.key, role, peers.timeout).map_err(|error| error.to_string())?;
     let control = connection.control.clone();
