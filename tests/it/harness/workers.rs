@@ -217,6 +217,7 @@ pub fn run_options(workers: &[WorkerProcess], input: &Path, output: &Path) -> Ru
         threads: None,
         worker_timeout: PATIENCE,
         compress: Compress::Auto,
+        backups: true,
     }
 }
 
