@@ -82,17 +82,20 @@ fn rate_is_kept_in_each_direction() {
             });
             began.elapsed()
         };
-        let freely = move_mb(2, true).max(move_mb(2, false));
-        network.set_rate(1, 16_000_000);
+        let freely = move_mb(1, true).max(move_mb(1, false));
+        network.set_rate(1, 8_000_000);
         for to_far in [true, false] {
-            let took = move_mb(2, to_far);
-            assert!(took > Duration::from_millis(600), "2 MB at 2 MB/s in {took:?}");
-            assert!(took < Duration::from_secs(10), "2 MB at 2 MB/s in {took:?}");
+            let took = move_mb(1, to_far);
+            assert!(took > Duration::from_millis(700), "1 MB at 1 MB/s in {took:?}");
+            assert!(took < Duration::from_secs(10), "1 MB at 1 MB/s in {took:?}");
             assert!(took > freely * 2, "{took:?}, and {freely:?} without a limit");
         }
+        // How soon TCP finds out that there is no limit any more is its own affair.
         network.clear_rate(1);
-        let took = move_mb(2, true);
-        assert!(took < Duration::from_millis(500), "2 MB without a limit in {took:?}");
+        for (namespace, _) in network.link_ends(1) {
+            let left = tool(Command::new("tc").args(["-n", &namespace, "qdisc", "show"]));
+            assert!(!left.contains("tbf"), "{left}");
+        }
     });
 }
 
