@@ -17,6 +17,7 @@ pub(crate) mod rates;
 pub(crate) mod reduce;
 pub mod report;
 pub(crate) mod results;
+pub(crate) mod resumed;
 pub mod serve;
 pub(crate) mod shuffle;
 pub mod source;
