@@ -14,6 +14,7 @@ mod readme;
 mod reference;
 mod run;
 mod serve;
+mod sim;
 mod ssh;
 mod tidy;
 mod words;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Command, Coordinator, Execution, Failure, Notice, Standing, add};
+use super::{Command, Coordinator, Execution, Failure, Notice, Standing, WorkerProgress, add};
 use crate::logic::ids::{SplitId, WorkerId};
 use crate::logic::split::Split;
 
@@ -26,32 +26,34 @@ impl Coordinator {
     /// Sends pending splits, as long as there is room.
     pub(super) fn assign_splits(&mut self, now: Duration, commands: &mut Vec<Command>) {
         let mut at = 0;
-        while let Some((split, wanted)) = self.ledger.pending_at(at) {
-            match self.choose_worker(split, wanted) {
+        while self.workers.iter().any(WorkerProgress::has_room)
+            && let Some((split, wanted)) = self.ledger.pending_at(at)
+        {
+            match self.choose_worker(split, wanted, now) {
                 Choice::Worker(worker) => self.send_pending(at, worker, now, commands),
-                Choice::Later => {
-                    // Only one that failed somewhere may have to wait while others need not.
-                    if self.ledger.get(split).is_none_or(|entry| entry.failed_on.is_empty()) {
-                        return;
-                    }
-                    at += 1;
-                }
+                Choice::Later => at += 1,
                 Choice::Never => return self.fail_split(split, now, commands),
             }
         }
     }
 
     /// Chooses who executes a split: for whom it was cut, else who would be done with it first.
-    fn choose_worker(&self, split: SplitId, wanted: Option<WorkerId>) -> Choice {
+    fn choose_worker(&self, split: SplitId, wanted: Option<WorkerId>, now: Duration) -> Choice {
         let Some(entry) = self.ledger.get(split) else { return Choice::Later };
         let may = |worker: &WorkerId| !entry.failed_on.contains(worker);
-        let has_room = |worker: &WorkerId| self.workers[worker.index()].has_room();
+        let has_room = |worker: &WorkerId| {
+            // One that was discarded there may not be answered yet.
+            let progress = &self.workers[worker.index()];
+            progress.has_room() && !progress.holds(split)
+        };
         if let Some(wanted) = wanted.filter(|wanted| may(wanted) && has_room(wanted)) {
             return Choice::Worker(wanted);
         }
         let done = |worker: &WorkerId| {
-            let held = self.workers[worker.index()].bytes_in_flight() + entry.split.length;
-            held as f64 / self.rate(*worker)
+            let progress = &self.workers[worker.index()];
+            let held = progress.bytes_in_flight() + entry.split.length;
+            // Who has not answered for long is not as quick as it was.
+            (held as f64 / self.rate(*worker)).max(progress.pace.waited(now))
         };
         let open = self.live().into_iter().filter(may).filter(has_room);
         match open.min_by(|one, other| done(one).total_cmp(&done(other))) {
@@ -236,8 +238,9 @@ impl Coordinator {
             return;
         }
         for worker in self.live() {
-            while self.workers[worker.index()].in_flight.len() < self.workers[worker.index()].threads as usize
-            {
+            let progress = &self.workers[worker.index()];
+            let idle = (progress.threads as usize).saturating_sub(progress.in_flight.len());
+            for _ in 0..idle {
                 let Some((holder, execution)) = self.latest(worker, now) else { break };
                 let split = execution.split;
                 if !execution.provisional {
@@ -264,6 +267,7 @@ impl Coordinator {
                 let entry = self.ledger.get(held.split.id);
                 !held.discarded
                     && entry.is_some_and(|entry| entry.executions == 1 && !entry.failed_on.contains(&worker))
+                    && !self.workers[worker.index()].holds(held.split.id)
             };
             let Some(&execution) = progress.in_flight.iter().rev().find(wanted) else { continue };
             // Who has not answered for long will most likely not do so for as long again.

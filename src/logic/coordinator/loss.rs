@@ -62,12 +62,15 @@ impl Coordinator {
         let in_flight = std::mem::take(&mut progress.in_flight);
         let has_delivered = phase == Phase::Merge && progress.delivered;
         let is_missed = phase <= Phase::Map || (progress.member && !has_delivered);
+        let before = self.ledger.n_pending();
         for held in in_flight.iter().filter(|held| !(held.discarded && held.provisional)) {
             self.ledger.give_up(held.split.id);
         }
-        let folded = if is_missed { self.start_over(now, commands) } else { 0 };
+        if is_missed {
+            self.start_over(now, commands);
+        }
         let survivors = self.survivors();
-        let splits = in_flight.len() as u64 + folded;
+        let splits = (self.ledger.n_pending() - before) as u64;
         let loss = Loss { worker, phase, cause, accuser, splits, survivors };
         self.losses.push(loss.clone());
         commands.push(Command::Notice(Notice::Lost(loss.clone())));
@@ -82,13 +85,11 @@ impl Coordinator {
     }
 
     /// Goes back to the map phase, unless it has not ended: whatever lost workers had folded is to be mapped again,
-    /// and what came of a later phase is void. Returns how many splits that concerns.
-    fn start_over(&mut self, now: Duration, commands: &mut Vec<Command>) -> u64 {
-        let mut n = 0;
+    /// and what came of a later phase is void.
+    fn start_over(&mut self, now: Duration, commands: &mut Vec<Command>) {
         for lost in self.standing(|standing| standing == Standing::Lost) {
             for split in self.ledger.folded_at(lost) {
                 self.forget(split, lost);
-                n += 1;
             }
         }
         if self.phase == Phase::Merge {
@@ -98,7 +99,6 @@ impl Coordinator {
             self.enter(Phase::Map, now);
         }
         self.complaints = Complaints::default();
-        n
     }
 
     /// Has a spare take part, if there is one.

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::{Assignment, Command, Coordinator, Standing, WorkerProgress, window};
-use crate::logic::ids::WorkerId;
+use crate::logic::ids::{SplitId, WorkerId};
 
 /// Largest split that is chosen: large enough that a message a split costs nothing, small enough that the last ones
 /// end at about the same time.
-const MAX_SPLIT_BYTES: u64 = 4 << 20;
+pub(super) const MAX_SPLIT_BYTES: u64 = 4 << 20;
 
 /// Smallest split that is chosen, below which the work on a split is comparable to the message about it.
 const MIN_SPLIT_BYTES: u64 = 64 << 10;
@@ -76,6 +76,11 @@ impl WorkerProgress {
         self.in_flight.iter().filter(|held| !held.discarded).map(|held| held.split.length).sum()
     }
 
+    /// Tells whether an execution of `split` is in flight there, wanted or not.
+    pub(super) fn holds(&self, split: SplitId) -> bool {
+        self.in_flight.iter().any(|held| held.split.id == split)
+    }
+
     pub(super) fn has_room(&self) -> bool {
         self.standing == Standing::Live && self.in_flight.len() < window(self.threads)
     }
@@ -130,19 +135,21 @@ impl Coordinator {
         if self.input_ended {
             return;
         }
-        let mut spare = self.ledger.n_pending();
+        let mut room = Vec::new();
         for worker in self.standing(takes_part) {
             let progress = &self.workers[worker.index()];
             let asked = self.asked.iter().filter(|(_, asker)| *asker == worker).count();
-            let room = window(progress.threads).saturating_sub(progress.in_flight.len() + asked);
-            // What is pending fills the room of the first.
-            let filled = room.min(spare);
-            spare -= filled;
-            for _ in filled..room {
-                let target_bytes = self.split_bytes(worker);
-                self.asked.push_back((target_bytes, worker));
-                commands.push(Command::CutSplit { target_bytes });
-            }
+            let held = progress.in_flight.len() + asked;
+            let threads = progress.threads.max(1) as usize;
+            // Every thread has one before the next has two.
+            room.extend((held..window(progress.threads)).map(|place| (place / threads, worker)));
+        }
+        room.sort();
+        // What is pending fills the first.
+        for (_, worker) in room.into_iter().skip(self.ledger.n_pending()) {
+            let target_bytes = self.split_bytes(worker);
+            self.asked.push_back((target_bytes, worker));
+            commands.push(Command::CutSplit { target_bytes });
         }
     }
 

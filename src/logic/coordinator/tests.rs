@@ -1,6 +1,11 @@
 //! One promise of the coordinator each; the workers are played by the test.
 
 use super::*;
+use crate::logic::ids::SplitId;
+use crate::logic::split::Split;
+
+mod backups;
+mod losses;
 
 const EPOCH: Epoch = Epoch(1);
 
@@ -16,10 +21,16 @@ impl Game {
     fn new(worker_threads: &[u32]) -> Self {
         let config = Config {
             worker_threads: worker_threads.to_vec(),
+            spares: 0,
             input_bytes: Some(1 << 20),
             split_bytes: Some(100),
             worker_timeout: Some(Duration::from_secs(10)),
+            backups: true,
         };
+        Self::with(config)
+    }
+
+    fn with(config: Config) -> Self {
         let (coordinator, commands) = Coordinator::start(config, Duration::ZERO);
         Self { coordinator, commands, now: Duration::ZERO, cut: 0 }
     }
@@ -73,34 +84,127 @@ impl Game {
 
     fn sent(&mut self) -> Vec<(WorkerId, Split)> {
         self.take(|command| match command {
-            Command::Map { worker, split } => Some((*worker, *split)),
+            Command::Map { worker, split, .. } => Some((*worker, *split)),
             _ => None,
         })
     }
 
+    /// Takes out what was sent, with whether it is provisional.
+    fn executions(&mut self) -> Vec<(WorkerId, SplitId, bool)> {
+        self.take(|command| match command {
+            Command::Map { worker, split, provisional } => Some((*worker, split.id, *provisional)),
+            _ => None,
+        })
+    }
+
+    fn committed(&mut self) -> Vec<(WorkerId, SplitId)> {
+        self.take(|command| match command {
+            Command::Commit { worker, split } => Some((*worker, *split)),
+            _ => None,
+        })
+    }
+
+    fn discarded(&mut self) -> Vec<(WorkerId, SplitId)> {
+        self.take(|command| match command {
+            Command::Discard { worker, split } => Some((*worker, *split)),
+            _ => None,
+        })
+    }
+
+    fn mapped(&mut self, worker: u32, split: u64) {
+        self.tell(Event::Mapped { worker: WorkerId(worker), split: SplitId(split), pairs: 10 });
+    }
+
+    fn lose(&mut self, worker: u32) {
+        self.tell(Event::LinkClosed { worker: WorkerId(worker), cause: "it is gone".into() });
+    }
+
+    /// Returns who was lost, in order.
+    fn lost(&self) -> Vec<WorkerId> {
+        self.coordinator.losses().iter().map(|loss| loss.worker).collect()
+    }
+
+    /// Goes on from wherever the job is until it is in `phase`, `n` splits being the input.
+    fn reach(&mut self, phase: Phase, n: u64) {
+        let rounds = (0..1000).find(|_| {
+            if self.coordinator.phase() == phase {
+                return true;
+            }
+            self.begin();
+            match self.coordinator.phase() {
+                Phase::Split => self.cut(n),
+                Phase::Map => self.map_all(n),
+                Phase::Shuffle => {
+                    self.coordinator.members().into_iter().for_each(|worker| self.shuffled(worker))
+                }
+                Phase::Reduce => {
+                    self.coordinator.members().into_iter().for_each(|worker| self.reduced(worker))
+                }
+                Phase::Merge => {}
+            }
+            false
+        });
+        assert!(rounds.is_some(), "the job does not get to {phase}");
+    }
+
+    /// Ends the job from its merge on.
+    fn finish(&mut self) {
+        let epoch = self.coordinator.epoch();
+        for worker in self.coordinator.members() {
+            self.tell(Event::Delivered { worker, epoch });
+        }
+        self.tell(Event::Merged { epoch });
+        assert_eq!(self.coordinator.outcome(), Some(&Outcome::Done));
+    }
+
+    /// Takes out the epochs and the workers of the shuffles that were commanded.
+    fn shuffles(&mut self) -> Vec<(WorkerId, Epoch, Vec<WorkerId>)> {
+        self.take(|command| match command {
+            Command::Shuffle { worker, epoch, assignment } => {
+                Some((*worker, *epoch, assignment.workers.clone()))
+            }
+            _ => None,
+        })
+    }
+
+    /// Has whatever is in flight answered until nothing is, `n` splits being the input.
     fn map_all(&mut self, n: u64) {
         loop {
             self.cut(n);
-            let sent = self.sent();
-            if sent.is_empty() {
+            let held = self.coordinator.workers().iter().enumerate().flat_map(|(index, progress)| {
+                progress.in_flight.iter().map(move |held| (WorkerId(index as u32), *held))
+            });
+            let held: Vec<_> = held.collect();
+            if held.is_empty() {
                 return;
             }
-            for (worker, split) in sent {
-                self.tell(Event::Mapped { worker, split: split.id, pairs: 10 });
+            for (worker, Execution { split, discarded, .. }) in held {
+                let split = split.id;
+                self.tell(match discarded {
+                    true => Event::Dropped { worker, split },
+                    false => Event::Mapped { worker, split, pairs: 10 },
+                });
             }
         }
     }
 
+    /// Forgets what was commanded, but for what is answered as it comes.
+    fn forget_commands(&mut self) {
+        self.commands.retain(|command| matches!(command, Command::CutSplit { .. } | Command::Begin { .. }));
+    }
+
     fn workers(&self) -> Vec<WorkerId> {
-        self.coordinator.worker_ids().collect()
+        self.coordinator.numbered(|_| true)
     }
 
     fn shuffled(&mut self, worker: WorkerId) {
-        self.tell(Event::Shuffled { worker, epoch: EPOCH, sent_bytes: 5 });
+        let epoch = self.coordinator.epoch();
+        self.tell(Event::Shuffled { worker, epoch, sent_bytes: 5 });
     }
 
     fn reduced(&mut self, worker: WorkerId) {
-        self.tell(Event::Reduced { worker, epoch: EPOCH, distinct: 3, entries: 2, bytes: 5 });
+        let epoch = self.coordinator.epoch();
+        self.tell(Event::Reduced { worker, epoch, distinct: 3, entries: 2, bytes: 5 });
     }
 
     fn failure(&self) -> &Failure {
@@ -121,8 +225,7 @@ fn goes_through_all_phases_and_adds_up() {
     game.workers().into_iter().for_each(|worker| game.reduced(worker));
     assert_eq!(game.coordinator.phase(), Phase::Merge);
     assert_eq!(game.commands.last(), Some(&Command::Merge { epoch: EPOCH }));
-    game.tell(Event::Merged);
-    assert_eq!(game.coordinator.outcome(), Some(&Outcome::Done));
+    game.finish();
     let totals = game.coordinator.totals();
     assert_eq!((totals.splits, totals.mapped_bytes, totals.pairs), (50, 5000, 500));
     assert_eq!((totals.distinct_keys, totals.entries, totals.shuffled_bytes), (6, 4, 10));
@@ -152,7 +255,7 @@ fn no_phase_begins_before_the_slowest_worker_ended_the_last() {
     let mut game = Game::new(&[1, 1, 1]);
     game.begin();
     game.map_all(20);
-    game.commands.clear();
+    game.forget_commands();
     game.shuffled(WorkerId(0));
     game.shuffled(WorkerId(1));
     assert_eq!((game.coordinator.phase(), game.commands.len()), (Phase::Shuffle, 0));
@@ -205,81 +308,6 @@ fn an_acknowledgement_that_comes_twice_counts_once() {
 }
 
 #[test]
-fn a_lost_worker_ends_the_job_in_whatever_phase_and_all_are_told() {
-    for phase in Phase::ALL {
-        let mut game = Game::new(&[1, 1]);
-        if phase > Phase::Split {
-            game.begin();
-            game.cut(20);
-        }
-        if phase > Phase::Map {
-            game.map_all(20);
-        }
-        if phase > Phase::Shuffle {
-            game.workers().into_iter().for_each(|worker| game.shuffled(worker));
-        }
-        if phase > Phase::Reduce {
-            game.workers().into_iter().for_each(|worker| game.reduced(worker));
-        }
-        assert_eq!(game.coordinator.phase(), phase);
-        game.tell(Event::LinkClosed { worker: WorkerId(1), cause: "it is gone".into() });
-        let lost =
-            Failure::WorkerLost { worker: WorkerId(1), phase, cause: "it is gone".into(), accuser: None };
-        assert_eq!(game.failure(), &lost);
-        let ended = game.take(|command| matches!(command, Command::End { .. }).then_some(()));
-        assert_eq!(ended.len(), 2, "in {phase}");
-        // What comes later changes nothing.
-        game.tell(Event::Merged);
-        assert_eq!(game.failure(), &lost);
-    }
-}
-
-#[test]
-fn a_worker_that_is_silent_for_too_long_is_lost_and_one_that_beats_is_not() {
-    let mut game = Game::new(&[1, 1]);
-    game.begin();
-    game.cut(20);
-    for _ in 0..3 {
-        game.wait(9);
-        game.tell(Event::Heard { worker: WorkerId(0) });
-        game.tell(Event::Heard { worker: WorkerId(1) });
-    }
-    assert_eq!(game.coordinator.outcome(), None);
-    game.wait(6);
-    game.tell(Event::Heard { worker: WorkerId(0) });
-    game.wait(6);
-    assert!(matches!(game.failure(), Failure::WorkerLost { worker: WorkerId(1), phase: Phase::Map, .. }));
-}
-
-#[test]
-fn the_peer_that_cannot_be_reached_is_the_one_that_is_lost() {
-    let mut game = Game::new(&[1, 1]);
-    game.begin();
-    game.map_all(20);
-    let cause = "connection refused".to_owned();
-    game.tell(Event::PeerFailed { worker: WorkerId(0), epoch: EPOCH, peer: WorkerId(1), cause });
-    let Failure::WorkerLost { worker, phase, accuser, .. } = game.failure() else {
-        panic!("no worker is lost")
-    };
-    assert_eq!((*worker, *phase, *accuser), (WorkerId(1), Phase::Shuffle, Some(WorkerId(0))));
-}
-
-#[test]
-fn a_complaint_about_nobody_or_of_another_epoch_harms_no_peer() {
-    for peer in [WorkerId(0), WorkerId(2), WorkerId(u32::MAX)] {
-        let mut game = Game::new(&[1, 1]);
-        game.begin();
-        game.map_all(20);
-        let complaint = |epoch| Event::PeerFailed { worker: WorkerId(0), epoch, peer, cause: String::new() };
-        game.tell(complaint(Epoch(0)));
-        assert_eq!(game.coordinator.outcome(), None);
-        game.tell(complaint(EPOCH));
-        let lost = matches!(game.failure(), Failure::WorkerLost { worker: WorkerId(0), accuser: None, .. });
-        assert!(lost, "{:?}", game.failure());
-    }
-}
-
-#[test]
 fn time_in_which_the_client_stood_still_is_held_against_nobody() {
     let mut game = Game::new(&[1, 1]);
     game.begin();
@@ -289,7 +317,7 @@ fn time_in_which_the_client_stood_still_is_held_against_nobody() {
     game.wait(9);
     assert_eq!(game.coordinator.outcome(), None);
     game.wait(2);
-    assert!(matches!(game.failure(), Failure::WorkerLost { .. }));
+    assert!(matches!(game.failure(), Failure::NoWorkerLeft(_)));
 }
 
 #[test]
@@ -309,32 +337,35 @@ fn figures_that_cannot_be_do_not_overflow() {
 }
 
 #[test]
-fn a_failed_execution_names_its_split() {
-    let mut game = Game::new(&[1]);
-    game.begin();
-    game.cut(3);
-    let (worker, split) = game.sent()[1];
-    let cause = "the job panicked".to_owned();
-    game.tell(Event::MapFailed { worker, split: split.id, cause: cause.clone() });
-    assert_eq!(game.failure(), &Failure::ExecutionFailed { worker, split, cause });
-}
-
-#[test]
-fn an_acknowledgement_of_another_epoch_is_refused() {
+fn an_acknowledgement_of_an_older_epoch_is_late_and_any_other_is_a_breach() {
     let mut game = Game::new(&[1, 1]);
     game.begin();
     game.map_all(20);
     game.tell(Event::Shuffled { worker: WorkerId(0), epoch: Epoch(0), sent_bytes: 5 });
-    assert!(matches!(game.failure(), Failure::WorkerLost { worker: WorkerId(0), .. }));
+    assert_eq!(game.lost(), []);
+    for breach in [
+        Event::Shuffled { worker: WorkerId(0), epoch: Epoch(2), sent_bytes: 5 },
+        Event::Reduced { worker: WorkerId(0), epoch: EPOCH, distinct: 0, entries: 0, bytes: 0 },
+        Event::Delivered { worker: WorkerId(0), epoch: EPOCH },
+        Event::Begun { worker: WorkerId(0) },
+    ] {
+        let mut game = Game::new(&[1, 1]);
+        game.begin();
+        game.map_all(20);
+        game.tell(breach.clone());
+        assert_eq!(game.lost(), [WorkerId(0)], "{breach:?}");
+    }
 }
 
 #[test]
 fn sizes_shrink_toward_the_end_of_the_input() {
     let config = Config {
         worker_threads: vec![2, 2],
+        spares: 0,
         input_bytes: Some(64 << 20),
         split_bytes: None,
         worker_timeout: None,
+        backups: false,
     };
     let (mut coordinator, mut commands) = Coordinator::start(config, Duration::ZERO);
     for worker in [WorkerId(0), WorkerId(1)] {
@@ -354,7 +385,7 @@ fn sizes_shrink_toward_the_end_of_the_input() {
                     sizes.push(length);
                     Event::SplitCut { split }
                 }
-                Command::Map { worker, split } => Event::Mapped { worker, split: split.id, pairs: 0 },
+                Command::Map { worker, split, .. } => Event::Mapped { worker, split: split.id, pairs: 0 },
                 _ => continue,
             };
             next.extend(coordinator.handle(event, Duration::ZERO));
@@ -362,7 +393,7 @@ fn sizes_shrink_toward_the_end_of_the_input() {
         commands = next;
     }
     assert_eq!(sizes.iter().sum::<u64>(), total);
-    assert_eq!(sizes.iter().max(), Some(&MAX_SPLIT_BYTES));
+    assert_eq!(sizes.iter().max(), Some(&pace::MAX_SPLIT_BYTES));
     let last = &sizes[sizes.len() - 3..];
-    assert!(last.iter().all(|&size| size < MAX_SPLIT_BYTES / 4), "the last splits are small: {last:?}");
+    assert!(last.iter().all(|&size| size < pace::MAX_SPLIT_BYTES / 4), "the last splits are small: {last:?}");
 }

@@ -1,0 +1,419 @@
+//! Client: the client process around the real coordinator: its links, the cutting of the input, the merge.
+//!
+//! It does what `runtime::client` does, in virtual time.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use mapreduce::logic::coordinator::{Command, Config, Event, Notice, Outcome, Phase, Standing};
+use mapreduce::logic::ids::{Epoch, WorkerId};
+use mapreduce::logic::worker::Reply;
+
+use super::check::Violation;
+use super::mutants::{Brain, Mutant};
+use super::plan::{MILLISECOND, Plan, Time};
+use super::text::{Cutter, render};
+use super::worker::Order;
+use super::world::{Happening, World};
+
+/// Batches of a result that a worker may be ahead of the merge.
+const CREDIT_BATCHES: u32 = 4;
+
+/// What the client hears from a worker.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    Begun,
+    Reply(Reply),
+    Results {
+        epoch: Epoch,
+        batch: VecDeque<(Rc<[u8]>, u64)>,
+    },
+    ResultsEnd(Epoch),
+    Failed(String),
+    Beat,
+    Closed,
+}
+
+/// The client process.
+pub struct Client {
+    pub brain: Brain,
+    pub alive: bool,
+    pub stands_still: bool,
+    pub stood_since: Time,
+    /// What it has not done since.
+    pub deferred: Vec<Happening>,
+    cutter: Cutter,
+    /// When the last split that was asked for is cut.
+    cut_until: Time,
+    has_cut_all: bool,
+    pub longest_split: u64,
+    pub merge: Option<Merge>,
+    /// What is written. A merge that begins anew does not write it again.
+    pub output: Vec<u8>,
+    /// How often each phase was entered.
+    pub entered: [u32; Phase::ALL.len()],
+    /// What the coordinator commanded and was told, for the bounds on its work.
+    pub counted: Counted,
+}
+
+/// Work, as the client saw it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counted {
+    pub executions: u64,
+    pub splits: u64,
+    /// Splits that were to be mapped again: lost with a worker, failed, dropped with a failure, or taken back.
+    pub returned: u64,
+    pub joined: u64,
+}
+
+/// A merge of one epoch's results.
+pub struct Merge {
+    epoch: Epoch,
+    streams: BTreeMap<WorkerId, Arriving>,
+    /// How much of the output it has made.
+    made: usize,
+    written: bool,
+}
+
+#[derive(Default)]
+struct Arriving {
+    batches: VecDeque<VecDeque<(Rc<[u8]>, u64)>>,
+    ended: bool,
+}
+
+impl Client {
+    pub fn new(plan: &Plan, mutant: Option<Mutant>) -> Self {
+        let bytes = plan.text.len() as u64 * plan.scale;
+        let config = Config {
+            worker_threads: plan.threads.clone(),
+            spares: plan.spares,
+            input_bytes: plan.known_size.then_some(bytes),
+            split_bytes: plan.split_bytes,
+            worker_timeout: Some(Duration::from_micros(plan.timeout)),
+            backups: plan.backups,
+        };
+        Self {
+            brain: Brain::new(config, mutant),
+            alive: true,
+            stands_still: false,
+            stood_since: 0,
+            deferred: Vec::new(),
+            cutter: Cutter::new(plan.scale),
+            cut_until: 0,
+            has_cut_all: false,
+            longest_split: 0,
+            merge: None,
+            output: Vec::new(),
+            entered: [1, 0, 0, 0, 0],
+            counted: Counted::default(),
+        }
+    }
+}
+
+impl World {
+    pub fn start_job(&mut self) {
+        let commands = self.client.brain.take_first();
+        for command in commands {
+            self.perform(command);
+        }
+    }
+
+    /// Gives an event to the coordinator and performs what it commands.
+    pub fn tell(&mut self, event: Event) {
+        if self.ended.is_some() {
+            return;
+        }
+        if !matches!(event, Event::Tick | Event::Heard { .. }) {
+            self.note(|| format!("client: {event:?}"));
+            if !matches!(event, Event::PeerFailed { .. }) {
+                self.progressed = self.now;
+            }
+        }
+        self.count(&event);
+        let before = self.client.brain.coordinator().phase();
+        let fenced = self.fenced_state(&event);
+        let now = Duration::from_micros(self.now);
+        let commands = self.client.brain.handle(event, now);
+        if let Some(state) = fenced
+            && (!commands.is_empty() || state != self.state())
+        {
+            let what = format!("a fenced worker was heard: {commands:?}");
+            self.violate(Violation::Fence(what));
+        }
+        for command in commands {
+            self.perform(command);
+        }
+        let phase = self.client.brain.coordinator().phase();
+        if phase != before {
+            self.note(|| format!("client: {before} -> {phase}"));
+            self.client.entered[phase as usize] += 1;
+            self.schedule_faults(Some((phase, self.client.entered[phase as usize])));
+        }
+        if let Some(outcome) = self.client.brain.coordinator().outcome() {
+            let outcome = outcome.clone();
+            self.note(|| format!("client: {outcome:?}"));
+            self.end_job(&outcome);
+        }
+    }
+
+    /// Returns what must not change if the event is of a worker that is out of the job.
+    fn fenced_state(&self, event: &Event) -> Option<String> {
+        let worker = match event {
+            Event::Begun { worker }
+            | Event::Mapped { worker, .. }
+            | Event::MapFailed { worker, .. }
+            | Event::Dropped { worker, .. }
+            | Event::Shuffled { worker, .. }
+            | Event::PeerFailed { worker, .. }
+            | Event::Reduced { worker, .. }
+            | Event::Delivered { worker, .. }
+            | Event::Failed { worker, .. }
+            | Event::LinkClosed { worker, .. } => worker,
+            _ => return None,
+        };
+        let standing = self.client.brain.coordinator().workers().get(worker.index())?.standing;
+        (standing == Standing::Lost).then(|| self.state())
+    }
+
+    fn state(&self) -> String {
+        let coordinator = self.client.brain.coordinator();
+        format!("{:?} {:?} {:?}", coordinator.phase(), coordinator.totals(), coordinator.losses().len())
+    }
+
+    /// Counts what entitles the coordinator to more work.
+    fn count(&mut self, event: &Event) {
+        let counted = &mut self.client.counted;
+        match event {
+            Event::SplitCut { .. } => counted.splits += 1,
+            Event::MapFailed { dropped, .. } => counted.returned += 1 + dropped.len() as u64,
+            Event::Dropped { .. } => counted.returned += 1,
+            _ => {}
+        }
+    }
+
+    pub fn tick(&mut self) {
+        self.tell(Event::Tick);
+    }
+
+    /// Makes an event of what a worker says.
+    pub fn answered(&mut self, worker: WorkerId, answer: Answer) {
+        let event = match answer {
+            Answer::Begun => Event::Begun { worker },
+            Answer::Reply(reply) => event_of(worker, reply),
+            Answer::Failed(cause) => Event::Failed { worker, cause },
+            Answer::Beat => Event::Heard { worker },
+            Answer::Closed => Event::LinkClosed { worker, cause: "the link closed".to_owned() },
+            Answer::Results { epoch, batch } => {
+                self.progressed = self.now;
+                if let Some(stream) = self.arriving(worker, epoch) {
+                    stream.batches.push_back(batch);
+                }
+                Event::Heard { worker }
+            }
+            Answer::ResultsEnd(epoch) => match self.arriving(worker, epoch) {
+                Some(stream) => {
+                    stream.ended = true;
+                    Event::Delivered { worker, epoch }
+                }
+                None => Event::Heard { worker },
+            },
+        };
+        self.tell(event);
+        self.go_on_merging();
+    }
+
+    /// Returns the stream of a worker's result, if results of the epoch are wanted.
+    fn arriving(&mut self, worker: WorkerId, epoch: Epoch) -> Option<&mut Arriving> {
+        let takes_any = self.mutant == Some(Mutant::MergesOldResults);
+        let merge = self.merge()?;
+        if merge.epoch != epoch && !takes_any {
+            return None;
+        }
+        merge.streams.get_mut(&worker).filter(|stream| !stream.ended)
+    }
+
+    fn perform(&mut self, command: Command) {
+        if !matches!(command, Command::CutSplit { .. }) {
+            self.note(|| format!("client:   {command:?}"));
+        }
+        match command {
+            Command::Begin { worker } => self.send_order(worker, Order::Begin),
+            Command::CutSplit { target_bytes } => {
+                // One thread cuts, and waits for the input.
+                let read = if self.plan.known_size { MILLISECOND } else { 20 * MILLISECOND };
+                let delay = self.random.below(read);
+                self.client.cut_until = self.client.cut_until.max(self.now) + delay;
+                let at = self.client.cut_until;
+                self.at(at, Happening::Cut { target_bytes });
+            }
+            Command::Map { worker, split, provisional } => {
+                self.client.counted.executions += 1;
+                self.links[worker.index()].feed.push_back((split, provisional));
+                let delay = self.random.below(3 * MILLISECOND);
+                self.after(delay, Happening::Fed(worker));
+            }
+            Command::Commit { worker, split } => self.send_order(worker, Order::Commit(split)),
+            Command::Discard { worker, split } => self.discard(worker, split),
+            Command::Shuffle { worker, epoch, assignment } => {
+                self.send_order(worker, Order::Shuffle { epoch, assignment });
+            }
+            Command::Reduce { worker, epoch } => {
+                self.check_shuffled(epoch);
+                self.send_order(worker, Order::Reduce(epoch));
+            }
+            Command::Merge { epoch } => self.start_merge(epoch),
+            Command::BreakOffMerge => self.client.merge = None,
+            Command::End { worker } => {
+                self.send_order(worker, Order::End);
+                self.links[worker.index()].closed = true;
+            }
+            Command::Notice(Notice::Lost(loss)) => {
+                self.client.counted.returned += loss.splits;
+                self.injuries.note_loss(&loss);
+            }
+            Command::Notice(Notice::Joined { .. }) => self.client.counted.joined += 1,
+            Command::Notice(Notice::Retried { .. }) => {}
+        }
+    }
+
+    /// The writer of a link gets the next split; it may have been discarded meanwhile.
+    pub fn write_split(&mut self, worker: WorkerId) {
+        if let Some((split, provisional)) = self.links[worker.index()].feed.pop_front() {
+            self.send_order(worker, Order::Split { split, provisional });
+        }
+    }
+
+    /// A split that is not written yet is answered for by the link's writer.
+    fn discard(&mut self, worker: WorkerId, split: mapreduce::logic::ids::SplitId) {
+        let feed = &mut self.links[worker.index()].feed;
+        let waiting = feed.iter().position(|(waiting, _)| waiting.id == split);
+        match waiting.and_then(|at| feed.remove(at)) {
+            Some(_) => self.after(0, Happening::AtClient(worker, Answer::Reply(Reply::Dropped { split }))),
+            None => self.send_order(worker, Order::Discard(split)),
+        }
+    }
+
+    pub fn cut(&mut self, target_bytes: u64) {
+        if self.client.has_cut_all || self.ended.is_some() {
+            return;
+        }
+        let (job, plan) = (self.job.clone(), self.plan.clone());
+        let event = match self.client.cutter.cut(&job, &plan.text, target_bytes) {
+            Some(split) => {
+                self.client.longest_split = self.client.longest_split.max(split.length);
+                Event::SplitCut { split }
+            }
+            None => {
+                self.client.has_cut_all = true;
+                Event::InputEnded
+            }
+        };
+        self.tell(event);
+    }
+
+    fn start_merge(&mut self, epoch: Epoch) {
+        if self.mutant == Some(Mutant::MergesOldResults)
+            && let Some(merge) = &mut self.client.merge
+        {
+            // Of the workers that are still there.
+            merge.epoch = epoch;
+        } else if self.client.merge.is_some() {
+            self.violate(Violation::Protocol("a merge began within another".to_owned()));
+        }
+        let members = self.client.brain.coordinator().members();
+        let streams = members.iter().map(|worker| (*worker, Arriving::default())).collect();
+        self.client.merge.get_or_insert(Merge { epoch, streams, made: 0, written: false });
+        for worker in members {
+            self.send_order(worker, Order::Fetch { epoch, credit: CREDIT_BATCHES });
+        }
+    }
+
+    /// Merges as far as something of every stream is there.
+    fn go_on_merging(&mut self) {
+        let Client { merge, output, .. } = &mut self.client;
+        let Some(merge) = merge.as_mut().filter(|merge| !merge.written) else { return };
+        let (mut credits, mut is_same) = (Vec::new(), true);
+        let epoch = merge.epoch;
+        let has_all = loop {
+            let open = |stream: &&mut Arriving| !stream.ended || !stream.batches.is_empty();
+            if merge.streams.values_mut().filter(open).any(|stream| stream.batches.is_empty()) {
+                break false;
+            }
+            let first = |stream: &Arriving| {
+                let (word, count) = stream.batches.front()?.front()?;
+                Some((!count, word.clone()))
+            };
+            let heads = merge.streams.iter().filter_map(|(worker, stream)| Some((first(stream)?, *worker)));
+            let Some(((rank, word), worker)) = heads.min() else { break true };
+            if let Some(stream) = merge.streams.get_mut(&worker)
+                && let Some(batch) = stream.batches.front_mut()
+            {
+                batch.pop_front();
+                if batch.is_empty() {
+                    stream.batches.pop_front();
+                    credits.push(worker);
+                }
+            }
+            let mut line = Vec::new();
+            render(&word, !rank, &mut line);
+            // What an earlier merge has written is not written again: it must be the same.
+            match output.get(merge.made..merge.made + line.len()) {
+                Some(before) => is_same &= before == line,
+                None if merge.made == output.len() => output.extend_from_slice(&line),
+                None => is_same = false,
+            }
+            merge.made += line.len();
+        };
+        merge.written = has_all;
+        for worker in credits {
+            self.send_order(worker, Order::Credit { epoch, batches: 1 });
+        }
+        if !is_same {
+            self.violate(Violation::Result("a merge that began anew wrote something else".to_owned()));
+        }
+        if has_all {
+            let delay = self.random.below(300 * MILLISECOND);
+            self.after(delay, Happening::Written(epoch));
+        }
+    }
+
+    pub fn written(&mut self, epoch: Epoch) {
+        self.tell(Event::Merged { epoch });
+    }
+
+    /// The client's process ends, and its links with it.
+    fn end_job(&mut self, outcome: &Outcome) {
+        self.ended = Some(self.now);
+        if *outcome == Outcome::Done {
+            self.check_result();
+        }
+        for worker in self.all_workers() {
+            let since = self.now;
+            let link = &mut self.links[worker.index()];
+            if link.closed {
+                continue;
+            }
+            link.closed = true;
+            // What the coordinator left alone has no job.
+            link.deaf_since.get_or_insert(since);
+        }
+    }
+}
+
+fn event_of(worker: WorkerId, reply: Reply) -> Event {
+    match reply {
+        Reply::Mapped { split, pairs } => Event::Mapped { worker, split, pairs },
+        Reply::MapFailed { split, cause, dropped } => Event::MapFailed { worker, split, cause, dropped },
+        Reply::Dropped { split } => Event::Dropped { worker, split },
+        Reply::Shuffled { epoch, sent_bytes } => Event::Shuffled { worker, epoch, sent_bytes },
+        Reply::PeerFailed { epoch, peer, cause } => Event::PeerFailed { worker, epoch, peer, cause },
+        Reply::Reduced { epoch, reduced } => Event::Reduced {
+            worker,
+            epoch,
+            distinct: reduced.distinct,
+            entries: reduced.entries,
+            bytes: reduced.bytes,
+        },
+    }
+}
