@@ -134,7 +134,7 @@ mod tests {
     }
 
     fn text(length: usize) -> Vec<u8> {
-        (0..length).map(|n| (n * n >> 3) as u8).collect()
+        (0..length).map(|n| ((n * n) >> 3) as u8).collect()
     }
 
     /// Has a merge render `text` in pieces.

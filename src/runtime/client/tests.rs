@@ -182,7 +182,7 @@ impl Played {
                 self.say(&FromWorker::Shuffled { epoch, sent_bytes: 1 })
             }
             ToWorker::Reduce { epoch, .. } => self.reduce(epoch),
-            ToWorker::Fetch { epoch, credit, .. } => {
+            ToWorker::Fetch { credit, .. } => {
                 self.has_ended = false;
                 self.send(credit)
             }
