@@ -116,7 +116,8 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
     };
     let mut progress = progress::for_console(console);
     let ran = client::run(spec, links, mailbox, input.cutter(), sink, &stop, progress.as_mut());
-    let report = ran.map_err(|error| Told { names: &names, source: input.as_ref(), options }.explain(error))?;
+    let report =
+        ran.map_err(|error| Told { names: &names, source: input.as_ref(), options }.explain(error))?;
     console.block(&table::phase_table(&report, J::COLUMNS[0]));
     if let Some(file) = report_file {
         file.write(&report)?;

@@ -98,7 +98,9 @@ impl<V> Resumed<V> {
 }
 
 fn differs() -> io::Error {
-    io::Error::other("after the loss of a worker it came out differently than before: a fault of this program")
+    io::Error::other(
+        "after the loss of a worker it came out differently than before: a fault of this program",
+    )
 }
 
 #[cfg(test)]

@@ -71,7 +71,8 @@ impl Told<'_> {
 
     fn gave_up(&self, last: Loss) -> Error {
         let Loss { worker, phase, cause, .. } = last;
-        let context = format!("workers gave up for the same reason, {} the last, in {phase}", self.name(worker));
+        let context =
+            format!("workers gave up for the same reason, {} the last, in {phase}", self.name(worker));
         anyhow!(cause).context(context)
     }
 
@@ -96,7 +97,8 @@ const GIVE_MORE: &str = "others would give up, too: give the workers more memory
                          of them";
 
 /// What helps where a split fails wherever it is executed.
-const MEND: &str = "mend the job, or take the record out of the input; `run --local` of that file fails in the same way";
+const MEND: &str =
+    "mend the job, or take the record out of the input; `run --local` of that file fails in the same way";
 
 #[cfg(test)]
 mod tests {

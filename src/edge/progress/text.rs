@@ -205,7 +205,10 @@ pub mod tests {
         at.workers[1].state = WorkerState::Lost;
         at.workers[2].state = WorkerState::Spare;
         at.workers_asked = 1;
-        assert_eq!(worker_rows(&at.workers)[1..], ["worker-01              lost", "worker-02              spare"]);
+        assert_eq!(
+            worker_rows(&at.workers)[1..],
+            ["worker-01              lost", "worker-02              spare"]
+        );
         assert_eq!((figures(&at).as_str(), share(&at)), ("0 of 1 worker", Some(0.0)));
         at.phase = Phase::Split;
         assert_eq!(figures(&at), "opening the input, greeting 2 workers");

@@ -130,7 +130,8 @@ pub(super) fn report<J: Job>(
     });
     let workers = coordinator.workers();
     let taking_part = || workers.iter().filter(|worker| worker.standing != Standing::Spare);
-    let name = |worker: WorkerId| links.get(worker.index()).map_or_else(String::new, |link| link.name.clone());
+    let name =
+        |worker: WorkerId| links.get(worker.index()).map_or_else(String::new, |link| link.name.clone());
     let loss = |loss: &Loss| LossReport {
         worker: name(loss.worker),
         phase: loss.phase,

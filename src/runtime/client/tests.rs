@@ -187,7 +187,8 @@ impl Played {
     fn reduce(&mut self, epoch: Epoch) -> Option<()> {
         let mut mine = Counts::new();
         for ((worker, _), counts) in self.tables.lock().ok()?.iter() {
-            let owner = |word: &[u8]| word.iter().map(|byte| *byte as usize).sum::<usize>() % self.members.len();
+            let owner =
+                |word: &[u8]| word.iter().map(|byte| *byte as usize).sum::<usize>() % self.members.len();
             for (word, n) in counts.iter().filter(|_| self.members.contains(worker)) {
                 if self.members[owner(word)] == self.me {
                     *mine.entry(word.clone()).or_default() += n;
@@ -310,7 +311,10 @@ impl Run {
         let wanted = &expected[..top.min(expected.len())];
         assert!(output.is_final);
         assert_eq!(output.text, lines(wanted));
-        assert_eq!((report.output_entries, report.output_bytes), (wanted.len() as u64, output.text.len() as u64));
+        assert_eq!(
+            (report.output_entries, report.output_bytes),
+            (wanted.len() as u64, output.text.len() as u64)
+        );
         assert_eq!((report.splits, report.input_bytes), (SPLITS, SPLITS * SPLIT_BYTES));
         report
     }
@@ -376,7 +380,8 @@ fn without_a_loss_nothing_is_told_or_done_twice() {
 #[test]
 fn whatever_happens_to_one_worker_the_result_is_exact() {
     let phases = [Phase::Split, Phase::Map, Phase::Shuffle, Phase::Reduce, Phase::Merge];
-    let later = [Fault::GoneAfter(0), Fault::GoneAfter(2), Fault::MalformedAfter(2), Fault::MalformedAfter(0)];
+    let later =
+        [Fault::GoneAfter(0), Fault::GoneAfter(2), Fault::MalformedAfter(2), Fault::MalformedAfter(0)];
     for fault in phases.map(Fault::GoneIn).into_iter().chain(later) {
         let run = run_over(&[Fault::None, fault, Fault::None], 0, None, false);
         let report = run.assert_exact(usize::MAX);
@@ -385,7 +390,11 @@ fn whatever_happens_to_one_worker_the_result_is_exact() {
         assert!(run.notes.iter().any(|note| note.starts_with("worker w1 lost in ")), "{:?}", run.notes);
         let later = !matches!(fault, Fault::GoneIn(Phase::Split | Phase::Map));
         assert_eq!(report.epochs, 1 + u64::from(later), "{fault:?}");
-        assert_eq!(report.executions, SPLITS + report.reexecuted_splits + report.backups_started, "{fault:?}");
+        assert_eq!(
+            report.executions,
+            SPLITS + report.reexecuted_splits + report.backups_started,
+            "{fault:?}"
+        );
     }
 }
 
