@@ -416,8 +416,10 @@ mod tests {
     use super::super::rows::rows_of;
     use super::*;
 
+    type Dealt = (Vec<Arc<Table<u64>>>, Vec<Vec<Row<u64>>>);
+
     /// Deals keys with their ranks to tables, and their rows to as many parts.
-    fn deal(keys: &[(Vec<u8>, u64)], n_parts: usize) -> (Vec<Arc<Table<u64>>>, Vec<Vec<Row<u64>>>) {
+    fn deal(keys: &[(Vec<u8>, u64)], n_parts: usize) -> Dealt {
         let mut tables: Vec<_> = (0..n_parts).map(|_| Table::new(Seed([1, 2]))).collect();
         for (number, (key, rank)) in keys.iter().enumerate() {
             tables[number % n_parts].fold(key, *rank, |_, _| ());

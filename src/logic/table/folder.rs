@@ -99,12 +99,9 @@ impl<V, H: KeyHash> Folder<V, H> {
     }
 
     /// Takes out the table with all that was folded. What comes after that goes into an empty one.
-    pub fn take(&mut self, combine: impl Fn(&mut V, V)) -> Table<V, H>
-    where
-        H: Clone,
-    {
+    pub fn take(&mut self, combine: impl Fn(&mut V, V)) -> Table<V, H> {
         self.settle(combine);
-        let empty = Table::new(self.table.hasher.clone());
+        let empty = Table::new(self.table.hasher);
         std::mem::replace(&mut self.table, empty)
     }
 

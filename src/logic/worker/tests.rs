@@ -231,11 +231,6 @@ fn what_is_late_of_an_abandoned_epoch_counts_nothing() {
 
 #[test]
 fn takes_splits_and_newer_epochs_in_every_state_and_abandons_what_runs() {
-    let reduce = |worker: &mut Worker| worker.handle(Event::Reduce { epoch: EPOCH, top: None });
-    let reduced = |worker: &mut Worker| {
-        worker.handle(Event::ReducedAll { epoch: EPOCH, result: Ok(Reduced::default()) })
-    };
-    let fetch = |worker: &mut Worker| worker.handle(Event::Fetch { epoch: EPOCH, credit: 4 });
     for n_steps in 0..=4 {
         let reach = || {
             let mut worker = match n_steps {
@@ -245,8 +240,14 @@ fn takes_splits_and_newer_epochs_in_every_state_and_abandons_what_runs() {
             if n_steps == 0 {
                 worker.handle(shuffle(1, &[0]));
             }
-            let steps: [&dyn Fn(&mut Worker) -> Vec<Command>; 3] = [&reduce, &reduced, &fetch];
-            steps.iter().take(n_steps.max(1) - 1).for_each(|step| assert!(!refused(&step(&mut worker))));
+            let steps = [
+                Event::Reduce { epoch: EPOCH, top: None },
+                Event::ReducedAll { epoch: EPOCH, result: Ok(Reduced::default()) },
+                Event::Fetch { epoch: EPOCH, credit: 4 },
+            ];
+            for step in steps.into_iter().take(n_steps.max(1) - 1) {
+                assert!(!refused(&worker.handle(step)));
+            }
             worker
         };
         let mut worker = reach();

@@ -213,12 +213,15 @@ fn assert_living(n: i64, when: &str) {
     }
 }
 
+/// How it is called, what the client does, and after how many steps.
+type Ending = (&'static str, fn(Client), std::ops::Range<u32>);
+
 /// Their number is one for the whole process, so this is one test.
 #[test]
 fn memory_is_given_back_however_a_job_or_an_epoch_ends() {
     const N: u64 = 20_000;
     let served = Served::start_with::<Census>(None);
-    let endings: [(&str, fn(Client), std::ops::Range<u32>); 3] = [
+    let endings: [Ending; 3] = [
         ("ended by the client", |mut client| end(&mut client), 0..4),
         ("the client vanished", drop, 0..4),
         // Its host was switched off, or the way there is cut. This takes its time.
