@@ -81,7 +81,7 @@ fn check_liveness(world: &World) -> Result<(), Violation> {
 
 /// Bounded work: what was executed is what there was, what was to be done again, and backups; those are few.
 fn check_work(world: &World) -> Result<(), Violation> {
-    let (counted, totals) = (world.client.counted, world.client.brain.coordinator().totals());
+    let (counted, totals) = (&world.client.counted, world.client.brain.coordinator().totals());
     let sum = counted.splits + totals.reexecutions + totals.backups;
     if counted.executions != totals.executions || counted.executions > sum {
         return Err(Violation::Work(format!("{} executions: {counted:?}, {totals:?}", counted.executions)));

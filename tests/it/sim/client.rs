@@ -58,12 +58,15 @@ pub struct Client {
 }
 
 /// Work, as the client saw it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Counted {
     pub executions: u64,
     pub splits: u64,
-    /// Splits that were to be mapped again: lost with a worker, failed, dropped with a failure, or taken back.
+    /// Executions that came to nothing: lost with a worker before or after they ended, failed, dropped with one that
+    /// failed, or taken back.
     pub returned: u64,
+    /// Executions that each worker owes an answer.
+    owed: BTreeMap<WorkerId, u64>,
     pub joined: u64,
 }
 
@@ -184,6 +187,11 @@ impl World {
     /// Counts what entitles the coordinator to more work.
     fn count(&mut self, event: &Event) {
         let counted = &mut self.client.counted;
+        if let Event::Mapped { worker, .. } | Event::MapFailed { worker, .. } | Event::Dropped { worker, .. } = event
+            && let Some(owed) = counted.owed.get_mut(worker)
+        {
+            *owed = owed.saturating_sub(1);
+        }
         match event {
             Event::SplitCut { .. } => counted.splits += 1,
             Event::MapFailed { dropped, .. } => counted.returned += 1 + dropped.len() as u64,
@@ -249,6 +257,7 @@ impl World {
             }
             Command::Map { worker, split, provisional } => {
                 self.client.counted.executions += 1;
+                *self.client.counted.owed.entry(worker).or_default() += 1;
                 self.links[worker.index()].feed.push_back((split, provisional));
                 let delay = self.random.below(3 * MILLISECOND);
                 self.after(delay, Happening::Fed(worker));
@@ -269,7 +278,8 @@ impl World {
                 self.links[worker.index()].closed = true;
             }
             Command::Notice(Notice::Lost(loss)) => {
-                self.client.counted.returned += loss.splits;
+                let owed = self.client.counted.owed.remove(&loss.worker).unwrap_or(0);
+                self.client.counted.returned += owed + loss.splits;
                 self.injuries.note_loss(&loss);
             }
             Command::Notice(Notice::Joined { .. }) => self.client.counted.joined += 1,

@@ -25,6 +25,7 @@ pub struct Injuries {
     pub failing: BTreeSet<WorkerId>,
     pub giving_up: BTreeSet<WorkerId>,
     paused: BTreeMap<WorkerId, Time>,
+    pub last_thaw: Time,
     pub poisoned: bool,
     pub interrupted: bool,
     pub input_failed: bool,
@@ -158,6 +159,7 @@ impl World {
         (process.frozen, process.thaws) = (true, thaws);
         if let Some(at) = thaws {
             self.at(at, Happening::Thaw(worker));
+            self.injuries.last_thaw = self.injuries.last_thaw.max(at);
         }
         let paused = self.injuries.paused.entry(worker).or_default();
         *paused += pause.unwrap_or(HARMLESS_PAUSE + SECOND);
@@ -186,6 +188,9 @@ impl World {
 
     fn kill_client(&mut self, silent: bool) -> bool {
         let now = self.now;
+        if self.client.stands_still {
+            self.resume();
+        }
         self.client.alive = false;
         self.injuries.killed = true;
         self.ended = Some(now);
@@ -222,7 +227,10 @@ impl World {
     /// The client goes on where it stood.
     pub fn resume(&mut self) {
         let since = self.client.stood_since;
-        self.client.stands_still = false;
+        if !std::mem::take(&mut self.client.stands_still) {
+            // It was killed meanwhile.
+            return;
+        }
         for link in &mut self.links {
             link.deaf_since.take_if(|deaf_since| *deaf_since == since);
         }

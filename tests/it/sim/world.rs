@@ -284,8 +284,7 @@ impl World {
 
     /// Returns until when every worker must have dropped the job.
     fn release_limit(&self) -> Time {
-        let thaws = self.workers.iter().filter_map(|process| process.thaws).max().unwrap_or(0);
-        let from = self.ended.unwrap_or(self.now).max(thaws);
+        let from = self.ended.unwrap_or(self.now).max(self.injuries.last_thaw);
         from + self.plan.timeout + 5 * SECOND
     }
 
