@@ -136,6 +136,7 @@ impl World {
         self.count(&event);
         let before = self.client.brain.coordinator().phase();
         let fenced = self.fenced_state(&event);
+        self.injuries.seen.fenced_words += u64::from(fenced.is_some());
         let now = Duration::from_micros(self.now);
         let commands = self.client.brain.handle(event, now);
         if let Some(state) = fenced
@@ -186,7 +187,12 @@ impl World {
 
     /// Counts what entitles the coordinator to more work.
     fn count(&mut self, event: &Event) {
+        let epoch = self.client.brain.coordinator().epoch();
+        let is_mapping = self.client.brain.coordinator().phase() == Phase::Map;
         let counted = &mut self.client.counted;
+        if let Event::Shuffled { epoch: of, .. } | Event::Reduced { epoch: of, .. } = event {
+            self.injuries.seen.stale_words += u64::from(*of < epoch || is_mapping);
+        }
         if let Event::Mapped { worker, .. } | Event::MapFailed { worker, .. } | Event::Dropped { worker, .. } = event
             && let Some(owed) = counted.owed.get_mut(worker)
         {
@@ -195,7 +201,10 @@ impl World {
         match event {
             Event::SplitCut { .. } => counted.splits += 1,
             Event::MapFailed { dropped, .. } => counted.returned += 1 + dropped.len() as u64,
-            Event::Dropped { .. } => counted.returned += 1,
+            Event::Dropped { .. } => {
+                counted.returned += 1;
+                self.injuries.seen.taken_back += 1;
+            }
             _ => {}
         }
     }
@@ -272,7 +281,10 @@ impl World {
                 self.send_order(worker, Order::Reduce(epoch));
             }
             Command::Merge { epoch } => self.start_merge(epoch),
-            Command::BreakOffMerge => self.client.merge = None,
+            Command::BreakOffMerge => {
+                self.injuries.seen.merges_broken_off += 1;
+                self.client.merge = None;
+            }
             Command::End { worker } => {
                 self.send_order(worker, Order::End);
                 self.links[worker.index()].closed = true;

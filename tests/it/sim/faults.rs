@@ -40,12 +40,49 @@ pub struct Injuries {
     /// Losses that the coordinator told of, by phase.
     pub losses: BTreeMap<Phase, u64>,
     pub failed_executions: u64,
+    pub seen: Seen,
     /// Which splits each worker has sent in an epoch.
     pub sent: BTreeMap<Epoch, BTreeMap<WorkerId, Vec<mapreduce::logic::ids::SplitId>>>,
 }
 
+/// What seldom happens, and must be seen to happen.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    /// Words of workers that were out of the job.
+    pub fenced_words: u64,
+    /// Acknowledgements of epochs that were over.
+    pub stale_words: u64,
+    /// Workers that were lost for the complaints of others.
+    pub evicted: u64,
+    pub merges_broken_off: u64,
+    /// Reduces that were asked for when a newer epoch had reached the worker.
+    pub superseded: u64,
+    pub streams_refused: u64,
+    /// Executions that were discarded before they began.
+    pub taken_back: u64,
+}
+
+impl Seen {
+    pub fn join(&mut self, other: &Seen) {
+        self.fenced_words += other.fenced_words;
+        self.stale_words += other.stale_words;
+        self.evicted += other.evicted;
+        self.merges_broken_off += other.merges_broken_off;
+        self.superseded += other.superseded;
+        self.streams_refused += other.streams_refused;
+        self.taken_back += other.taken_back;
+    }
+
+    /// Returns the smallest of the counts.
+    pub fn rarest(&self) -> u64 {
+        let all = [self.fenced_words, self.stale_words, self.evicted, self.merges_broken_off, self.superseded];
+        all.into_iter().chain([self.streams_refused, self.taken_back]).min().unwrap_or(0)
+    }
+}
+
 impl Injuries {
     pub fn note_loss(&mut self, loss: &Loss) {
+        self.seen.evicted += u64::from(loss.accuser.is_some());
         *self.losses.entry(loss.phase).or_default() += 1;
     }
 }

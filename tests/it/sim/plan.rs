@@ -35,6 +35,8 @@ pub struct Plan {
     pub entry_micros: f64,
     /// What a message takes, at least and at most.
     pub delay: (Time, Time),
+    /// The larger, the seldomer it takes long.
+    pub tail: i32,
     /// By how much each worker, and each worker's network, is slower than that.
     pub slowness: Vec<f64>,
     pub link_slowness: Vec<f64>,
@@ -192,7 +194,8 @@ impl Plan {
             seed: Seed([random.next(), random.next()]),
             byte_micros: map_micros * f64::from(all_threads) / bytes.max(1) as f64,
             entry_micros: random.spread(1.0, 2_000.0),
-            delay: (random.between(20, 500), random.spread(600.0, 200e3) as Time),
+            delay: (random.between(20, 500), random.spread(600.0, 300e3) as Time),
+            tail: random.between(1, 6) as i32,
             batch_entries: random.between(3, 120) as usize,
             poisoned: Vec::new(),
             joins_commits: random.chance(50),

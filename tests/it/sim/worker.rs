@@ -184,7 +184,7 @@ impl World {
     pub fn tell_worker(&mut self, worker: WorkerId, event: Event) {
         let mutant = self.mutant;
         let Some(job) = self.job_of(worker).filter(|job| !job.gave_up) else { return };
-        let commands = mutants::tell(mutant, &mut job.machine, event);
+        let commands = mutants::tell(mutant, &mut job.machine, job.epoch, event);
         for command in commands {
             self.obey(worker, command);
         }
@@ -399,7 +399,13 @@ impl World {
         partition: Partition,
         batch: Counts,
     ) -> bool {
-        self.job_of(worker).is_some_and(|job| job.inbox.put(epoch, partition, batch).is_ok())
+        let takes_old = self.mutant == Some(Mutant::TakesOldBatches);
+        let Some(job) = self.job_of(worker) else { return false };
+        if takes_old && epoch < job.epoch {
+            let newest = job.epoch;
+            return job.inbox.put(newest, partition, batch).is_ok();
+        }
+        job.inbox.put(epoch, partition, batch).is_ok()
     }
 
     fn reduce(&mut self, worker: WorkerId, epoch: Epoch) {
@@ -408,7 +414,10 @@ impl World {
         let arrived = match job.inbox.take(epoch, &sources) {
             Ok(arrived) => arrived,
             // The client's word of the newer epoch is on its way.
-            Err(NotWhole::Superseded) => return,
+            Err(NotWhole::Superseded) => {
+                self.injuries.seen.superseded += 1;
+                return;
+            }
             Err(NotWhole::OtherSources) => {
                 let what = format!("{worker:?} is to reduce {epoch:?} without all that belongs to it");
                 return self.violate(Violation::Protocol(what));
