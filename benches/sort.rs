@@ -1,5 +1,7 @@
 //! Bench of the sort: rows a second on one thread, from rows to their keys in order, by what keys look like.
 
+use std::sync::Arc;
+
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use mapreduce::logic::partition::Seed;
@@ -41,7 +43,7 @@ fn rows(table: &Table<u64>) -> Vec<Row<u64>> {
 /// One row after the other compared by rank, front and key, for comparison.
 #[divan::bench(args = KINDS)]
 fn sort_by_comparing(bencher: Bencher, kind: &str) {
-    let tables = [table(kind)];
+    let tables = [Arc::new(table(kind))];
     let mut text = Vec::new();
     bencher.counter(ItemsCount::new(tables[0].len())).with_inputs(|| rows(&tables[0])).bench_local_values(
         |mut rows| {
@@ -58,7 +60,7 @@ fn sort_by_comparing(bencher: Bencher, kind: &str) {
 
 #[divan::bench(args = KINDS)]
 fn sort_by_ranges(bencher: Bencher, kind: &str) {
-    let tables = [table(kind)];
+    let tables = [Arc::new(table(kind))];
     let mut text = Vec::new();
     bencher
         .counter(ItemsCount::new(tables[0].len()))

@@ -1,5 +1,6 @@
 //! `run`: runs the job over the input and writes the result.
 
+mod explain;
 mod pool;
 
 use std::path::PathBuf;
@@ -12,16 +13,15 @@ use crate::edge::input::Input;
 use crate::edge::output::{self, Destination, Format, ReportFile};
 use crate::edge::{machine, progress, random, signals, table};
 use crate::job::Job;
-use crate::logic::coordinator::{Failure, Loss};
-use crate::logic::ids::{JobId, WorkerId};
+use crate::logic::ids::JobId;
 use crate::logic::packing::Compress;
 use crate::logic::partition::Seed;
-use crate::runtime::client::{self, Mailbox, RunError, RunSpec};
+use crate::runtime::client::{self, Mailbox, RunSpec};
 use crate::runtime::link::MIN_TIMEOUT;
 use crate::runtime::local::start_local;
-use crate::runtime::source::SplitSource;
 
 use super::cli::{CommandError, Console, Exit};
+use explain::Told;
 use pool::{Pool, connect_links};
 
 /// Which workers to use.
@@ -44,7 +44,7 @@ pub struct RunOptions {
     pub inputs: Vec<PathBuf>,
     pub hosts: PathBuf,
     pub workers: Workers,
-    /// How many of the workers to use; all if `None`.
+    /// How many of the workers to use, with the others as spares; all if `None`.
     pub servers: Option<usize>,
     pub top: Option<usize>,
     pub destination: Destination,
@@ -58,6 +58,8 @@ pub struct RunOptions {
     pub worker_timeout: Duration,
     /// How splits, batches and results travel.
     pub compress: Compress,
+    /// Whether splits that are late are executed twice.
+    pub backups: bool,
 }
 
 /// Runs the job.
@@ -78,7 +80,7 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
     let sink = output::open(&options.destination, options.format, J::COLUMNS)?;
     let report_file = options.report.as_deref().map(ReportFile::create).transpose()?;
     let pool = Pool::choose(options, console)?;
-    let workers = pool.reach::<J>(options, console)?;
+    let (workers, spares) = pool.reach::<J>(options, console)?;
     let spec = RunSpec {
         job: Arc::new(job),
         id: JobId(random::number()?),
@@ -88,6 +90,9 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
         split_bytes: options.split_size,
         input_bytes: input.total_bytes(),
         input_files: input.files(),
+        source: input.clone(),
+        spares,
+        backups: options.backups,
         worker_timeout: options.worker_timeout,
         compress: options.compress,
         local: workers.is_empty(),
@@ -103,7 +108,7 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
             input.clone(),
             mailbox.listener(),
         )?],
-        false => connect_links(workers, &input, &mailbox, options.worker_timeout, options.compress)?,
+        false => connect_links(workers, spares, &input, &mailbox, options)?,
     };
     let names: Vec<String> = match spec.local {
         true => Vec::new(),
@@ -111,7 +116,8 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
     };
     let mut progress = progress::for_console(console);
     let ran = client::run(spec, links, mailbox, input.cutter(), sink, &stop, progress.as_mut());
-    let report = ran.map_err(|error| explain(error, &names, &input, options))?;
+    let report =
+        ran.map_err(|error| Told { names: &names, source: input.as_ref(), options }.explain(error))?;
     console.block(&table::phase_table(&report, J::COLUMNS[0]));
     if let Some(file) = report_file {
         file.write(&report)?;
@@ -134,51 +140,4 @@ fn check(options: &RunOptions) -> Result<(), CommandError> {
         return Err(CommandError::usage(anyhow!("{name} cannot be both the result and the report")));
     }
     Ok(())
-}
-
-/// Makes a failure what the user is told: what failed, where, and what to do next. In-process there are no `names`.
-fn explain(error: RunError, names: &[String], input: &Input, options: &RunOptions) -> CommandError {
-    let name = |worker: WorkerId| names.get(worker.index()).map_or("?", String::as_str);
-    let (cause, advice) = match error.failure {
-        Failure::Interrupted => return CommandError::interrupted(),
-        Failure::NoWorkerLeft(Loss { phase, cause, .. }) | Failure::GaveUp(Loss { phase, cause, .. })
-            if names.is_empty() =>
-        {
-            (anyhow!(cause).context(format!("the job failed in {phase}")), None)
-        }
-        Failure::NoWorkerLeft(Loss { worker, phase, cause, accuser, .. })
-        | Failure::GaveUp(Loss { worker, phase, cause, accuser, .. }) => {
-            let cause = match accuser {
-                None => anyhow!(cause),
-                Some(peer) => anyhow!(cause).context(format!("worker {} cannot reach it", name(peer))),
-            };
-            let lost = cause.context(format!("worker {} was lost in {phase}", name(worker)));
-            let left = names.len().saturating_sub(1);
-            let advice = match options.workers {
-                _ if left == 0 => {
-                    "`status` says what runs where; `deploy` starts the workers again".to_owned()
-                }
-                Workers::Named(_) => "run again without it in --workers, or start it again".to_owned(),
-                _ => format!(
-                    "run again with --servers {left}; or `deploy` to start it again, or without it in the hosts \
-                     file if this happens again"
-                ),
-            };
-            (lost, Some(advice))
-        }
-        Failure::ExecutionFailed { worker, split, cause, .. } => {
-            let place = input.describe(&split);
-            let failed = match names.is_empty() {
-                true => format!("could not map the split of {place}"),
-                false => format!("worker {} could not map the split of {place}", name(worker)),
-            };
-            (anyhow!(cause).context(failed), None)
-        }
-        Failure::Input { cause } => (anyhow!(cause).context("the input cannot be read"), None),
-        Failure::Output { cause } => {
-            let output = error.output.map_or_else(|| anyhow!(cause), anyhow::Error::from);
-            (output.context("the result cannot be written"), None)
-        }
-    };
-    CommandError { cause, advice, exit: Exit::Failure }
 }

@@ -26,5 +26,7 @@ struct Silence;
 impl Progress for Silence {
     fn update(&mut self, _: &Snapshot) {}
 
+    fn note(&mut self, _: &str) {}
+
     fn finish(&mut self) {}
 }

@@ -80,12 +80,33 @@ pub fn phase_table(report: &Report, noun: &str) -> String {
         if report.local { "this machine".to_owned() } else { counted(report.workers as u64, "worker") };
     let noun = sanitize(noun);
     format!(
-        "{phases}\n{} in {files}: {}, {} distinct; {place}, {}\n",
+        "{phases}\n{} in {files}: {}, {} distinct; {place}, {}\n{}",
         bytes(report.input_bytes),
         counted(report.pairs, &noun),
         thousands(report.distinct_keys),
         counted(report.threads as u64, "thread"),
+        repairs(report).map(|line| line + "\n").unwrap_or_default(),
     )
+}
+
+/// Returns what was done because workers were lost or late; `None` where nothing was.
+fn repairs(report: &Report) -> Option<String> {
+    let won = match report.backups_started {
+        0 => None,
+        _ => Some(format!("{} won", thousands(report.backups_won))),
+    };
+    let some = |number: u64, noun: &str, what: &str| {
+        (number > 0).then(|| format!("{} {what}", counted(number, noun)).trim_end().to_owned())
+    };
+    let parts = [
+        some(report.losses.len() as u64, "worker", "lost"),
+        some(report.reexecuted_splits, "split", "mapped again"),
+        some(report.backups_started, "backup", "started"),
+        won,
+        some(if report.epochs > 1 { report.epochs } else { 0 }, "epoch", ""),
+    ];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 /// Returns the name of a phase, as tables show it.
@@ -137,7 +158,7 @@ const LONGEST_CELL: usize = 48;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::report::PhaseReport;
+    use crate::runtime::report::{LossReport, PhaseReport};
 
     #[test]
     fn thousands_are_separated() {
@@ -165,7 +186,7 @@ mod tests {
     #[test]
     fn phase_table_adds_up() {
         let phase = |phase, seconds, bytes| PhaseReport { phase, seconds, bytes };
-        let report = Report {
+        let mut report = Report {
             job: "wordcount".into(),
             program_version: "0.1.0".into(),
             workers: 1,
@@ -186,6 +207,12 @@ mod tests {
             distinct_keys: 2571,
             output_entries: 2571,
             output_bytes: 20_000,
+            losses: Vec::new(),
+            executions: 3,
+            reexecuted_splits: 0,
+            backups_started: 0,
+            backups_won: 0,
+            epochs: 1,
         };
         let text = phase_table(&report, "word");
         let row = |name: &str| text.lines().find(|line| line.contains(name)).unwrap().to_owned();
@@ -195,5 +222,22 @@ mod tests {
         assert!(row("Total").contains("100.0 %"), "{text}");
         let last = text.lines().last().unwrap();
         assert_eq!(last, "3.0 MB in 1 file: 26,457 words, 2,571 distinct; this machine, 2 threads");
+
+        (report.backups_started, report.epochs) = (4, 1);
+        let last = |report: &Report| phase_table(report, "word").lines().last().unwrap().to_owned();
+        assert_eq!(last(&report), "4 backups started, 0 won");
+        let loss = LossReport {
+            worker: "x".into(),
+            phase: Phase::Map,
+            cause: "it is gone".into(),
+            accuser: None,
+            splits: 30,
+        };
+        report.losses = vec![loss.clone(), loss];
+        (report.reexecuted_splits, report.backups_won, report.epochs) = (31, 3, 2);
+        assert_eq!(
+            last(&report),
+            "2 workers lost, 31 splits mapped again, 4 backups started, 3 won, 2 epochs"
+        );
     }
 }

@@ -4,6 +4,8 @@
 //! table its key stands, and holds the value folded over all of them. Tables that rows point into are not changed any
 //! more.
 
+use std::sync::Arc;
+
 use super::partition::Partition;
 use super::table::{ByPartition, Entry, Table};
 
@@ -22,7 +24,8 @@ pub struct Row<V> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place(u64);
 
-/// A worker has at most so many tables as it has threads or partitions, and a table at most 2^40 entries.
+/// A worker has at most some tables for each thread and epoch, or as many as partitions; and a table at most 2^40
+/// entries.
 const ENTRY_BITS: u32 = 40;
 
 impl Place {
@@ -46,7 +49,7 @@ impl<V> Row<V> {
     }
 
     /// Returns the key of this row, which was made of `tables`.
-    pub fn key<'t>(&self, tables: &'t [Table<V>]) -> &'t [u8] {
+    pub fn key<'t>(&self, tables: &'t [Arc<Table<V>>]) -> &'t [u8] {
         tables[self.place.table()].entry(self.place.entry()).key
     }
 }
@@ -87,7 +90,7 @@ impl Grouped {
 
 /// Joins the entries of `partition` from all `tables`.
 pub fn join<V: Clone>(
-    tables: &[Table<V>],
+    tables: &[Arc<Table<V>>],
     grouped: &Grouped,
     partition: Partition,
     combine: impl Fn(&mut V, V),
@@ -146,7 +149,7 @@ impl Joining {
     }
 
     /// Returns the number of the row with the key of `entry`, or counts on a new one for it.
-    fn find<V>(&mut self, tables: &[Table<V>], rows: &[Row<V>], entry: &Entry<'_, V>) -> Option<usize> {
+    fn find<V>(&mut self, tables: &[Arc<Table<V>>], rows: &[Row<V>], entry: &Entry<'_, V>) -> Option<usize> {
         let mask = self.slots.len() - 1;
         let mut at = entry.hash as usize & mask;
         while self.slots[at] != 0 {
@@ -205,6 +208,7 @@ mod tests {
             tables[table].fold(key.as_bytes(), n, add);
             *expected.entry(key.into_bytes()).or_default() += n;
         }
+        let tables: Vec<_> = tables.into_iter().map(Arc::new).collect();
         let groups = tables.iter().map(|table| table.by_partition(n_partitions * fan)).collect();
         let grouped = Grouped::new(groups, fan);
         let mut joined = BTreeMap::new();

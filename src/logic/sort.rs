@@ -10,6 +10,8 @@
 //! searching strings" (SODA 1997); the cached bytes are those of Ng & Kakehi, "Cache efficient radix sort for string
 //! sorting" (2007).
 
+use std::sync::Arc;
+
 use super::rows::Row;
 use super::table::Table;
 
@@ -58,7 +60,7 @@ impl Plan {
 
 impl<'t> Borders<'t> {
     /// Chooses borders for the rows of all `parts`.
-    pub fn choose<V>(parts: &[Vec<Row<V>>], tables: &'t [Table<V>], plan: Plan) -> Self {
+    pub fn choose<V>(parts: &[Vec<Row<V>>], tables: &'t [Arc<Table<V>>], plan: Plan) -> Self {
         let n: usize = parts.iter().map(Vec::len).sum();
         let n_ranges = n.div_ceil(plan.range_rows.max(1)).min(MAX_RANGES);
         if n_ranges <= 1 {
@@ -94,7 +96,7 @@ impl<'t> Borders<'t> {
 
     /// Returns the range of a row, in `0..ranges()`.
     #[inline]
-    fn range_of<V>(&self, row: &Row<V>, tables: &[Table<V>]) -> usize {
+    fn range_of<V>(&self, row: &Row<V>, tables: &[Arc<Table<V>>]) -> usize {
         let head = head(row);
         let first = self.search.count_below(head);
         match self.keys.get(first) {
@@ -185,7 +187,7 @@ pub struct Grouped {
 
 impl Grouped {
     /// Groups the rows of `chunk`, at most [`CHUNK_ROWS`], by range.
-    pub fn group<V>(chunk: &mut [Row<V>], tables: &[Table<V>], borders: &Borders<'_>) -> Self {
+    pub fn group<V>(chunk: &mut [Row<V>], tables: &[Arc<Table<V>>], borders: &Borders<'_>) -> Self {
         let mut starts = vec![0u32; borders.ranges() + 1];
         // First the range of each row, then its place.
         let mut places: Vec<u16> = Vec::with_capacity(chunk.len());
@@ -254,7 +256,7 @@ impl Sorter {
     pub fn sort<'t, V, R>(
         &mut self,
         cells: impl Iterator<Item = &'t [Row<V>]> + Clone,
-        tables: &'t [Table<V>],
+        tables: &'t [Arc<Table<V>>],
         take: impl FnOnce(&[(&[u8], &V)]) -> R,
     ) -> R {
         let mut entries = look_up(cells, tables);
@@ -328,7 +330,7 @@ const LOOKAHEAD: usize = 32;
 /// Looks up the keys of all rows in `cells`.
 fn look_up<'t, V>(
     cells: impl Iterator<Item = &'t [Row<V>]> + Clone,
-    tables: &'t [Table<V>],
+    tables: &'t [Arc<Table<V>>],
 ) -> Vec<(&'t [u8], &'t Row<V>)> {
     let mut entries = Vec::with_capacity(cells.clone().map(<[_]>::len).sum());
     for rows in cells.flat_map(|cell| cell.chunks(LOOKAHEAD)) {
@@ -415,11 +417,12 @@ mod tests {
     use super::*;
 
     /// Deals keys with their ranks to tables, and their rows to as many parts.
-    fn deal(keys: &[(Vec<u8>, u64)], n_parts: usize) -> (Vec<Table<u64>>, Vec<Vec<Row<u64>>>) {
+    fn deal(keys: &[(Vec<u8>, u64)], n_parts: usize) -> (Vec<Arc<Table<u64>>>, Vec<Vec<Row<u64>>>) {
         let mut tables: Vec<_> = (0..n_parts).map(|_| Table::new(Seed([1, 2]))).collect();
         for (number, (key, rank)) in keys.iter().enumerate() {
             tables[number % n_parts].fold(key, *rank, |_, _| ());
         }
+        let tables: Vec<_> = tables.into_iter().map(Arc::new).collect();
         let parts = tables.iter().enumerate().map(|(number, table)| rows_of(number, table, |rank| *rank));
         let parts = parts.collect();
         (tables, parts)

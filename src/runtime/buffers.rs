@@ -91,7 +91,7 @@ pub(crate) mod tests {
         receive(&Buffers::new(1), Packing::Plain, text.len(), text).expect("it is whole")
     }
 
-    fn receive(
+    pub(crate) fn receive(
         buffers: &Buffers,
         packing: Packing,
         length: usize,

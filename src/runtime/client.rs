@@ -1,27 +1,31 @@
 //! Client: one loop: take an event, ask the coordinator, perform its commands.
 
+mod merging;
 mod tell;
+#[cfg(test)]
+mod tests;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, after, bounded, never, select, tick, unbounded};
+use crossbeam_channel::{Receiver, Sender, after, bounded, select, tick, unbounded};
 
 use crate::job::{Job, Value};
-use crate::logic::coordinator::{Assignment, Command, Config, Coordinator, Event, Failure, Outcome, Phase};
-use crate::logic::ids::{Epoch, JobId, WorkerId};
+use crate::logic::coordinator::{
+    Assignment, Command, Config, Coordinator, Event, Failure, Outcome, Standing,
+};
+use crate::logic::ids::{JobId, WorkerId};
 use crate::logic::packing::Compress;
 use crate::logic::partition::Seed;
 use crate::wire::message::{Begin, FromWorker, Routes};
 
-use super::arrival::{Arriving, Piece};
-use super::collect::{Streams, Written, write_merged};
+use super::arrival::Piece;
 use super::link::{Answer, Link, Listener, Order};
 use super::report::{Progress, Report};
-use super::results::{Broken, CREDIT_BATCHES, Sorted};
-use super::source::{Cutter, Sink};
+use super::source::{Cutter, Sink, SplitSource};
 use super::{guarded, spawn};
+use merging::{Ended, Merging};
 
 /// What a run is to do.
 pub struct RunSpec<J: Job> {
@@ -35,6 +39,12 @@ pub struct RunSpec<J: Job> {
     /// Bytes of the input, where they are known.
     pub input_bytes: Option<u64>,
     pub input_files: usize,
+    /// Names splits for people.
+    pub source: Arc<dyn SplitSource>,
+    /// Of the links, so many last ones are kept for the place of lost workers.
+    pub spares: usize,
+    /// Whether splits that are late may be executed twice.
+    pub backups: bool,
     pub worker_timeout: Duration,
     /// How batches travel between workers.
     pub compress: Compress,
@@ -49,7 +59,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// Events that may wait for the loop. Who puts them in waits when it is full; the loop itself never waits for them.
 const INBOX_EVENTS: usize = 1024;
 
-/// How long to wait until the workers are told of the end. One that is gone is told nothing.
+/// How long to wait until a worker is told of the end. One that is gone, or takes nothing, is told nothing.
 const END_GRACE: Duration = Duration::from_millis(500);
 
 /// How long to wait for the merge to notice that the job is over. It notices at once, unless it is writing to a pipe
@@ -60,8 +70,7 @@ const MERGE_GRACE: Duration = Duration::from_secs(2);
 enum Incoming<V> {
     Answer(WorkerId, Answer<V>),
     Event(Event),
-    Merged(Written<V>),
-    OutputFailed(std::io::Error),
+    MergeEnded(Ended<V>),
 }
 
 /// Why there is no result.
@@ -110,13 +119,14 @@ struct Client<'c, J: Job> {
     links: Vec<Link>,
     coordinator: Coordinator,
     mailbox: Mailbox<J::Value>,
+    /// Events that the loop itself has noticed.
+    noticed: VecDeque<Event>,
     cuts: Sender<u64>,
-    /// Where the pieces of each worker's result go, once they are asked for.
-    pieces: Vec<Option<Sender<Piece>>>,
-    sorted: Option<Sender<Sorted<J::Value>>>,
-    sink: Option<Box<dyn Sink<J::Value>>>,
-    merged_entries: Arc<AtomicU64>,
-    merge_ended: Receiver<()>,
+    merging: Merging<J::Value>,
+    /// Workers that are out of the job, and until when they may take their time to be told.
+    ending: Vec<(WorkerId, Instant)>,
+    /// When the stay in the present phase began.
+    stay_began: Duration,
     output_error: Option<std::io::Error>,
     progress: &'c mut dyn Progress,
 }
@@ -136,33 +146,33 @@ pub fn run<J: Job>(
 ) -> Result<Report, RunError> {
     let config = Config {
         worker_threads: links.iter().map(|link| link.threads).collect(),
+        spares: spec.spares,
         input_bytes: spec.input_bytes,
         split_bytes: spec.split_bytes,
-        spares: 0,
-        backups: !spec.local,
+        backups: spec.backups && !spec.local,
         worker_timeout: (!spec.local).then_some(spec.worker_timeout),
     };
     let cuts = start_cutter(&spec, cutter, mailbox.sender.clone())
         .map_err(|error| Failure::Input { cause: format!("cannot start a thread: {error}") })?;
-    let (coordinator, commands) = Coordinator::start(config, spec.began.elapsed());
+    let now = spec.began.elapsed();
+    let (coordinator, commands) = Coordinator::start(config, now);
     let mut client = Client {
-        pieces: links.iter().map(|_| None).collect(),
+        merging: Merging::new(sink, links.len()),
         spec,
         links,
         coordinator,
         mailbox,
+        noticed: VecDeque::new(),
         cuts,
-        sorted: None,
-        sink: Some(sink),
-        merged_entries: Arc::default(),
-        merge_ended: never(),
+        ending: Vec::new(),
+        stay_began: now,
         output_error: None,
         progress,
     };
     let outcome = client.run(commands, stop);
     client.progress.finish();
     client.end_links();
-    outcome.and_then(|written| client.finish(written))
+    outcome.and_then(|()| client.finish())
 }
 
 /// Starts the thread that cuts the input, as it is asked to.
@@ -194,68 +204,68 @@ fn start_cutter<J: Job>(
 
 impl<J: Job> Client<'_, J> {
     /// The loop, until everything is written.
-    fn run(
-        &mut self,
-        mut commands: Vec<Command>,
-        stop: &Receiver<()>,
-    ) -> Result<Written<J::Value>, RunError> {
+    fn run(&mut self, mut commands: Vec<Command>, stop: &Receiver<()>) -> Result<(), RunError> {
         let ticks = tick(TICK);
         let inbox = self.mailbox.inbox.clone();
+        let mut now = self.spec.began.elapsed();
         let mut shown = None;
-        let mut written = None;
         loop {
             for command in commands {
                 self.perform(command);
             }
-            if shown != Some(self.coordinator.phase()) {
-                shown = Some(self.coordinator.phase());
+            self.miss_merge();
+            let stay = Some((self.coordinator.phase(), self.coordinator.epoch()));
+            if shown != stay {
+                shown = stay;
+                self.stay_began = now;
                 self.show();
             }
-            match (self.coordinator.outcome(), written.take()) {
-                (Some(Outcome::Done), Some(written)) => return Ok(written),
-                (Some(Outcome::Failed(failure)), _) => {
+            match self.coordinator.outcome() {
+                Some(Outcome::Done) => return Ok(()),
+                Some(Outcome::Failed(failure)) => {
                     let failure = failure.clone();
                     self.abandon_merge();
                     return Err(RunError { failure, output: self.output_error.take() });
                 }
-                (_, kept) => written = kept,
+                None => {}
             }
-            let event = select! {
-                recv(inbox) -> incoming => match incoming {
-                    Ok(Incoming::Answer(worker, answer)) => self.answer(worker, answer),
-                    Ok(Incoming::Event(event)) => Some(event),
-                    Ok(Incoming::Merged(merged)) => {
-                        written = Some(merged);
-                        Some(Event::Merged { epoch: self.coordinator.epoch() })
+            let event = match self.noticed.pop_front() {
+                Some(event) => Some(event),
+                None => select! {
+                    recv(inbox) -> incoming => match incoming {
+                        Ok(Incoming::Answer(worker, answer)) => self.answer(worker, answer),
+                        Ok(Incoming::Event(event)) => Some(event),
+                        Ok(Incoming::MergeEnded(ended)) => self.merge_ended(ended),
+                        // The client itself holds a sender.
+                        Err(_) => Some(Event::Interrupted),
+                    },
+                    recv(ticks) -> _ => {
+                        self.show();
+                        self.cut_links();
+                        Some(Event::Tick)
                     }
-                    Ok(Incoming::OutputFailed(error)) => {
-                        let cause = error.to_string();
-                        self.output_error = Some(error);
-                        Some(Event::OutputFailed { cause })
-                    }
-                    // The client itself holds a sender.
-                    Err(_) => Some(Event::Interrupted),
+                    recv(stop) -> _ => Some(Event::Interrupted),
                 },
-                recv(ticks) -> _ => {
-                    self.show();
-                    Some(Event::Tick)
-                }
-                recv(stop) -> _ => Some(Event::Interrupted),
             };
-            let now = self.spec.began.elapsed();
+            now = self.spec.began.elapsed();
             commands = event.map(|event| self.coordinator.handle(event, now)).unwrap_or_default();
         }
     }
 
     /// Makes an event of what a worker says; pieces of the result go straight to the merge.
     fn answer(&mut self, worker: WorkerId, answer: Answer<J::Value>) -> Option<Event> {
+        let progress = self.coordinator.workers().get(worker.index())?;
+        if progress.standing == Standing::Lost {
+            // Whatever it says changes nothing.
+            return None;
+        }
         let message = match answer {
             Answer::Message(message) => message,
-            Answer::Results { batch, .. } => return Some(self.hand_on(worker, Piece::Batch(batch))),
+            Answer::Results { epoch, batch } => {
+                return Some(self.merging.hand_on(worker, epoch, Piece::Batch(batch)));
+            }
             Answer::Sorted(sorted) => {
-                if let Some(to_merge) = self.sorted.take() {
-                    let _ = to_merge.send(sorted);
-                }
+                self.merging.hand_on_sorted(sorted);
                 return None;
             }
             Answer::Unread { cause } => return Some(Event::InputFailed { cause }),
@@ -273,21 +283,10 @@ impl<J: Job> Client<'_, J> {
             FromWorker::Reduced { epoch, distinct, entries, bytes } => {
                 Event::Reduced { worker, epoch, distinct, entries, bytes }
             }
-            FromWorker::ResultsEnd { .. } => self.hand_on(worker, Piece::End),
+            FromWorker::ResultsEnd { epoch } => self.merging.hand_on(worker, epoch, Piece::End),
             FromWorker::Failed { cause } => Event::Failed { worker, cause },
             FromWorker::Beat => Event::Heard { worker },
         })
-    }
-
-    fn hand_on(&self, worker: WorkerId, piece: Piece) -> Event {
-        let to_merge = self.pieces.get(worker.index()).and_then(Option::as_ref);
-        match to_merge.map(|to_merge| to_merge.try_send(piece)) {
-            Some(Err(TrySendError::Full(_))) => {
-                Event::Failed { worker, cause: "it sent more of its result than it was asked for".to_owned() }
-            }
-            // Without a merge, or after it, the coordinator has heard why.
-            None | Some(Ok(()) | Err(TrySendError::Disconnected(_))) => Event::Heard { worker },
-        }
     }
 
     fn perform(&mut self, command: Command) {
@@ -320,9 +319,15 @@ impl<J: Job> Client<'_, J> {
             Command::Reduce { worker, epoch } => {
                 self.order(worker, Order::Reduce { epoch, top: self.spec.top })
             }
-            Command::Merge { epoch } => self.start_merge(epoch),
-            Command::BreakOffMerge | Command::Notice(_) => {}
-            Command::End { worker } => self.order(worker, Order::End),
+            Command::Merge { epoch } => self.merge(epoch),
+            Command::BreakOffMerge => self.merging.break_off(),
+            Command::Notice(notice) => {
+                self.progress.note(&tell::notice(&notice, &self.links, self.spec.source.as_ref()));
+            }
+            Command::End { worker } => {
+                self.order(worker, Order::End);
+                self.ending.push((worker, Instant::now() + END_GRACE));
+            }
         }
     }
 
@@ -342,52 +347,17 @@ impl<J: Job> Client<'_, J> {
         }
     }
 
-    fn start_merge(&mut self, epoch: Epoch) {
-        let Some(sink) = self.sink.take() else { return };
-        let (ended, merge_ended) = bounded::<()>(1);
-        self.merge_ended = merge_ended;
-        let streams = self.open_streams(epoch);
-        let (job, top, entries) = (self.spec.job.clone(), self.spec.top, self.merged_entries.clone());
-        let events = self.mailbox.sender.clone();
-        let started = spawn("mr:merge".into(), move || {
-            let merged = super::guarded(|| write_merged(&job, streams, top, sink, &entries));
-            let incoming = match merged {
-                Ok(Ok(written)) => Incoming::Merged(written),
-                // The job ended for another reason, which the coordinator knows or will hear.
-                Ok(Err(Broken::Ended)) => Incoming::Event(Event::Tick),
-                Ok(Err(Broken::Output(error))) => Incoming::OutputFailed(error),
-                Ok(Err(Broken::Malformed { worker, cause })) => {
-                    Incoming::Event(Event::Failed { worker, cause })
-                }
-                Err(cause) => Incoming::Event(Event::OutputFailed { cause }),
-            };
-            let _ = events.send(incoming);
-            // Only now: what was written may be in the message.
-            drop(ended);
+    /// Ends the links of workers that are out of the job and take nothing, not even that.
+    fn cut_links(&mut self) {
+        let (links, now) = (&self.links, Instant::now());
+        self.ending.retain(|(worker, until)| match links.get(worker.index()) {
+            Some(link) if !link.is_written() && now >= *until => {
+                link.cut();
+                false
+            }
+            Some(link) => !link.is_written(),
+            None => false,
         });
-        if let Err(error) = started {
-            let cause = format!("cannot start a thread: {error}");
-            let _ = self.mailbox.sender.try_send(Incoming::Event(Event::OutputFailed { cause }));
-        }
-    }
-
-    /// Asks for the results and returns where they will come from.
-    fn open_streams(&mut self, epoch: Epoch) -> Streams<J::Value> {
-        if self.spec.local {
-            let (to_merge, sorted) = bounded(1);
-            self.sorted = Some(to_merge);
-            self.order(WorkerId(0), Order::Fetch { epoch, credit: CREDIT_BATCHES });
-            return Streams::Sorted(sorted);
-        }
-        let mut streams = Vec::new();
-        for (index, (link, progress)) in self.links.iter().zip(self.coordinator.workers()).enumerate() {
-            let worker = WorkerId(index as u32);
-            let (stream, to_merge) = Arriving::new(worker, epoch, progress.entries, link.orders.clone());
-            self.pieces[index] = Some(to_merge);
-            streams.push(stream);
-            self.order(worker, Order::Fetch { epoch, credit: CREDIT_BATCHES });
-        }
-        Streams::Remote(streams)
     }
 
     /// Waits until the workers have been told that the job is over, for what is told by a process that ends is lost.
@@ -397,42 +367,28 @@ impl<J: Job> Client<'_, J> {
             for link in &self.links {
                 select! {
                     recv(link.written) -> _ => {}
-                    recv(patience) -> _ => return,
+                    recv(patience) -> _ => break,
                 }
             }
-        }
-    }
-
-    /// Has the merge end, and waits until its half-written file is gone.
-    fn abandon_merge(&mut self) {
-        self.pieces.clear();
-        self.sorted = None;
-        self.sink = None;
-        if self.coordinator.phase() != Phase::Merge {
-            return;
-        }
-        let patience = after(MERGE_GRACE);
-        loop {
-            select! {
-                // Nobody is to wait for room here, the merge least of all.
-                recv(self.mailbox.inbox) -> _ => {}
-                recv(self.merge_ended) -> _ => return,
-                recv(patience) -> _ => return,
-            }
+            self.links.iter().filter(|link| !link.is_written()).for_each(Link::cut);
         }
     }
 
     /// Makes the output final and sums up.
-    fn finish(self, written: Written<J::Value>) -> Result<Report, RunError> {
+    fn finish(self) -> Result<Report, RunError> {
         let before = Instant::now();
-        let output_bytes = written.sink.finish().map_err(RunError::output)?;
-        let output =
-            tell::Output { entries: written.entries, bytes: output_bytes, finishing: before.elapsed() };
+        let (entries, bytes) = self.merging.finish().map_err(RunError::output)?;
+        let output = tell::Output { entries, bytes, finishing: before.elapsed() };
         Ok(tell::report(&self.spec, &self.coordinator, &self.links, &output))
     }
 
     fn show(&mut self) {
-        let merged = self.merged_entries.load(Ordering::Relaxed);
-        self.progress.update(&tell::snapshot(&self.spec, &self.coordinator, &self.links, merged));
+        let now = self.spec.began.elapsed();
+        let at = tell::At {
+            now,
+            stay: now.saturating_sub(self.stay_began),
+            merged_entries: self.merging.entries(),
+        };
+        self.progress.update(&tell::snapshot(&self.spec, &self.coordinator, &self.links, at));
     }
 }

@@ -11,14 +11,9 @@ use crate::logic::merge::{self, Part};
 use super::arrival::{Arriving, Stream};
 use super::pipeline::{Next, in_order};
 use super::results::{Broken, Sorted};
-use super::source::{Form, Sink};
+use super::resumed::Resumed;
+use super::source::Form;
 use super::spawn;
-
-/// An output with everything in it, but not yet final.
-pub(crate) struct Written<V> {
-    pub sink: Box<dyn Sink<V>>,
-    pub entries: u64,
-}
 
 /// Where the result comes from.
 pub(crate) enum Streams<V> {
@@ -27,23 +22,23 @@ pub(crate) enum Streams<V> {
     Remote(Vec<Arriving>),
 }
 
-/// Puts what comes from `streams`, in order, into `sink`, and tells through `entries` how far it is.
+/// Puts what comes from `streams`, in order, into `output`, and tells through `entries` how far it is.
 ///
 /// # Errors
-/// If a stream breaks, or the sink cannot be written.
+/// If a stream breaks, or the output cannot be written.
 pub(crate) fn write_merged<J: Job>(
     job: &Arc<J>,
     streams: Streams<J::Value>,
     top: Option<u64>,
-    sink: Box<dyn Sink<J::Value>>,
+    output: &mut Resumed<J::Value>,
     entries: &AtomicU64,
-) -> Result<Written<J::Value>, Broken> {
-    let form = sink.form();
-    let mut written = Written { sink, entries: 0 };
+) -> Result<(), Broken> {
+    let form = output.form();
+    output.begin();
+    entries.store(0, Ordering::Relaxed);
     let take = |rendered: Rendered| {
-        written.sink.write(&rendered.bytes)?;
-        written.entries += rendered.entries;
-        entries.store(written.entries, Ordering::Relaxed);
+        output.write(&rendered.bytes)?;
+        entries.fetch_add(rendered.entries, Ordering::Relaxed);
         Ok(())
     };
     match streams {
@@ -68,7 +63,7 @@ pub(crate) fn write_merged<J: Job>(
             in_order(threads(), |may_wait| parts.next(may_wait), merge, take)?;
         }
     }
-    Ok(written)
+    Ok(output.end()?)
 }
 
 /// Threads that merge what arrives: all that this machine has, for a client has nothing else to do by then.

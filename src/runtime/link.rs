@@ -7,9 +7,10 @@ mod write;
 
 use std::io::{self, BufReader, Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
 
 use crate::job::Value;
 use crate::logic::ids::{Epoch, SplitId, WorkerId};
@@ -19,7 +20,7 @@ use crate::wire::frame::{FrameError, Header, Kind, MAX_PAYLOAD_BYTES, read_heade
 use crate::wire::message::{Begin, FromWorker, RESULTS_HEADER_BYTES, Routes, decode_message, decode_results};
 
 use feed::Feed;
-use write::write_orders;
+use write::Writing;
 
 use super::rates::Rates;
 use super::results::Sorted;
@@ -111,6 +112,22 @@ pub struct Link {
     pub orders: Sender<Order>,
     /// Loses its sender once the last order is written.
     pub written: Receiver<()>,
+    /// Of the connection, where there is one.
+    pub control: Option<Arc<dyn Control>>,
+}
+
+impl Link {
+    /// Tells whether the last order is written, or will never be.
+    pub(crate) fn is_written(&self) -> bool {
+        self.written.try_recv() == Err(TryRecvError::Disconnected)
+    }
+
+    /// Ends the connection from outside, for its writer may be stuck in the middle of a frame. Waits for nothing.
+    pub(crate) fn cut(&self) {
+        if let Some(control) = &self.control {
+            control.close();
+        }
+    }
 }
 
 /// Takes what is heard; `false` if nobody listens any more.
@@ -135,7 +152,7 @@ pub struct Partner {
     pub chooser: Chooser,
 }
 
-/// Starts a link to a greeted worker: three threads around the connection.
+/// Starts a link to a greeted worker: three threads around the connection, with a listener each.
 ///
 /// # Errors
 /// If a thread cannot be started.
@@ -144,13 +161,15 @@ pub fn connect_link<V: Value>(
     partner: Partner,
     connection: Connection,
     source: Arc<dyn SplitSource>,
-    listeners: [Listener<V>; 2],
+    listeners: [Listener<V>; 3],
 ) -> io::Result<Link> {
     let Partner { name, threads, address, chooser } = partner;
     let (orders, inbox) = unbounded();
     let Connection { reader, writer, control, .. } = connection;
-    let [heard, unread] = listeners;
-    spawn(format!("mr:read:{name}"), move || read_answers(worker, reader, &heard))?;
+    let [heard, unread, dropped] = listeners;
+    let began = Arc::new(AtomicBool::new(false));
+    let patience = began.clone();
+    spawn(format!("mr:read:{name}"), move || read_answers(worker, reader, patience, &heard))?;
     let rates = Rates::new(chooser);
     let (feed, ends) = Feed::new(source, rates.clone());
     spawn(format!("mr:feed:{name}"), move || {
@@ -159,19 +178,26 @@ pub fn connect_link<V: Value>(
         }
     })?;
     let (writing, written) = bounded(0);
+    let closer = control.clone();
     spawn(format!("mr:write:{name}"), move || {
-        write_orders(writer, &inbox, ends, rates);
-        control.close();
+        // If nobody listens, the loop has ended, and the orders with it.
+        let dropped = |split| _ = dropped(worker, Answer::Message(FromWorker::Dropped { split }));
+        Writing { orders: &inbox, began: &began, dropped: &dropped }.run(writer, ends, rates);
+        closer.close();
         drop(writing);
     })?;
-    Ok(Link { name, threads, address, orders, written })
+    Ok(Link { name, threads, address, orders, written, control: Some(control) })
 }
 
 /// Turns frames into answers until the connection ends or nobody listens.
-fn read_answers<V: Value>(worker: WorkerId, reader: Box<dyn Read + Send>, heard: &Listener<V>) {
-    let told = Instant::now();
-    let mut reader =
-        BufReader::with_capacity(READ_BUFFER_BYTES, Noticing { inner: reader, worker, heard, told });
+fn read_answers<V: Value>(
+    worker: WorkerId,
+    reader: Box<dyn Read + Send>,
+    began: Arc<AtomicBool>,
+    heard: &Listener<V>,
+) {
+    let noticing = Noticing { inner: reader, worker, began, heard, told: Instant::now() };
+    let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, noticing);
     let mut buffer = Vec::new();
     loop {
         let answer = read_answer(&mut reader, &mut buffer)
@@ -222,17 +248,26 @@ fn read_results(
 }
 
 /// Tells now and then that bytes come: a batch of results that crawls over a slow link is a sign of life long before
-/// it is whole.
+/// it is whole. Of a worker that was not told of the job, none is missed.
 struct Noticing<'h, V> {
     inner: Box<dyn Read + Send>,
     worker: WorkerId,
+    /// Whether the worker was told of the job.
+    began: Arc<AtomicBool>,
     heard: &'h Listener<V>,
     told: Instant,
 }
 
 impl<V> Read for Noticing<'_, V> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(into)?;
+        let read = loop {
+            match self.inner.read(into) {
+                // The deadline has passed. A connection that is dead fails in another way.
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock && !self.began.load(Ordering::Relaxed) => {}
+                read => break read?,
+            }
+        };
         if read > 0 && self.told.elapsed() >= BEAT_INTERVAL {
             self.told = Instant::now();
             // If nobody listens, the next answer finds that out.

@@ -65,6 +65,7 @@ pub fn start_local<J: Job>(
         address: String::new(),
         orders,
         written: never(),
+        control: None,
     })
 }
 

@@ -1,6 +1,7 @@
 //! Does: owns threads and channels, holds no policy.
 
 pub(crate) mod arrival;
+pub(crate) mod attempt;
 pub(crate) mod buffers;
 pub mod client;
 pub(crate) mod collect;
@@ -16,6 +17,7 @@ pub(crate) mod rates;
 pub(crate) mod reduce;
 pub mod report;
 pub(crate) mod results;
+pub(crate) mod resumed;
 pub mod serve;
 pub(crate) mod shuffle;
 pub mod source;
@@ -41,4 +43,10 @@ const MAX_PANIC_CHARS: usize = 1000;
 /// Starts a named thread.
 pub(crate) fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
     Builder::new().name(name).spawn(work)
+}
+
+/// Drops `what` on a thread of its own: giving back much memory takes its time, which a loop has not.
+pub(crate) fn free(what: impl Send + 'static) {
+    // If it cannot be started, it is dropped here.
+    let _ = spawn("mr:free".to_owned(), move || drop(what));
 }

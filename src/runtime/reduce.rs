@@ -1,5 +1,6 @@
 //! Reduce: what has arrived for each of a worker's partitions, folded and parted into ranges of the result's order.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::job::{Emit, Job};
@@ -24,19 +25,19 @@ pub(crate) struct Incoming<V> {
 /// If a batch is malformed, or the job panics.
 pub(crate) fn reduce<J: Job>(
     work: &Work<J>,
-    tables: &Arc<Vec<Table<J::Value>>>,
+    tables: &[Arc<Table<J::Value>>],
     incoming: Vec<Incoming<J::Value>>,
     top: Option<u64>,
 ) -> Result<Sorted<J::Value>, String> {
     if incoming.iter().all(|part| part.batches.is_empty()) {
         let parts = incoming.into_iter().map(|part| part.own).collect();
-        return Sorted::new(work, tables.clone(), parts, top);
+        return Sorted::new(work, tables.to_vec(), parts, top);
     }
-    let folded = map_on_all_threads(work, incoming, |part| fold_batches(work, tables, part))?;
+    let folded = map_on_all_threads(work, incoming, |part| fold_batches(work, tables, part).map(Arc::new))?;
     let numbered = folded.iter().enumerate().collect();
     let rank = |value: &J::Value| work.job.rank(value);
     let parts = map_on_all_threads(work, numbered, |(number, table)| Ok(rows_of(number, table, rank)))?;
-    Sorted::new(work, Arc::new(folded), parts, top)
+    Sorted::new(work, folded, parts, top)
 }
 
 /// Bytes of an entry of which there are many: a guess, on the high side, for it only saves growing.
@@ -47,7 +48,7 @@ const MOST_RESERVED: usize = 1 << 26;
 
 fn fold_batches<J: Job>(
     work: &Work<J>,
-    tables: &[Table<J::Value>],
+    tables: &[Arc<Table<J::Value>>],
     part: Incoming<J::Value>,
 ) -> Result<Table<J::Value>, String> {
     let mut folder = Folder::new(work.seed);
@@ -59,9 +60,12 @@ fn fold_batches<J: Job>(
         folding.pair(row.key(tables), row.value);
     }
     for batch in part.batches {
-        let (_, entries) = decode_batch(&batch).map_err(|error| error.to_string())?;
+        if work.is_cancelled() {
+            return Err("the job is over".to_owned());
+        }
+        let (_, entries) = decode_batch(&batch).map_err(malformed)?;
         for entry in Decoder::<J::Value>::new(entries) {
-            let (key, value) = entry.map_err(|error| error.to_string())?;
+            let (key, value) = entry.map_err(malformed)?;
             folding.pair(key, value);
         }
     }
@@ -69,4 +73,8 @@ fn fold_batches<J: Job>(
     let mut table = folder.finish(|into, other| work.job.combine(into, other));
     table.release_slots();
     Ok(table)
+}
+
+fn malformed(error: impl fmt::Display) -> String {
+    format!("a batch from a peer cannot be read: {error}")
 }

@@ -21,7 +21,7 @@ pub(crate) const CREDIT_BATCHES: u32 = 4;
 
 /// The rows of a worker, parted into ranges of the result's order; each is sorted when its turn has come.
 pub struct Sorted<V> {
-    tables: Arc<Vec<Table<V>>>,
+    tables: Vec<Arc<Table<V>>>,
     parts: Vec<Vec<Row<V>>>,
     /// Of every chunk of every part.
     grouped: Vec<Grouped>,
@@ -39,7 +39,7 @@ impl<V: Value> Sorted<V> {
     /// If the job is over.
     pub(crate) fn new<J: Job<Value = V>>(
         work: &Work<J>,
-        tables: Arc<Vec<Table<V>>>,
+        tables: Vec<Arc<Table<V>>>,
         parts: Vec<Vec<Row<V>>>,
         top: Option<u64>,
     ) -> Result<Self, String> {
@@ -49,7 +49,7 @@ impl<V: Value> Sorted<V> {
 
     fn planned<J: Job<Value = V>>(
         work: &Work<J>,
-        tables: Arc<Vec<Table<V>>>,
+        tables: Vec<Arc<Table<V>>>,
         mut parts: Vec<Vec<Row<V>>>,
         plan: Plan,
     ) -> Result<Self, String> {
@@ -164,7 +164,8 @@ mod tests {
         }
         let rows = tables.iter().enumerate().map(|(number, table)| rows_of(number, table, |count| !count));
         let rows = rows.collect();
-        Sorted::planned(&work(2), Arc::new(tables), rows, plan).expect("the job is not over")
+        let tables = tables.into_iter().map(Arc::new).collect();
+        Sorted::planned(&work(2), tables, rows, plan).expect("the job is not over")
     }
 
     fn sent(sorted: &Sorted<u64>) -> Vec<Vec<u8>> {

@@ -38,7 +38,7 @@ pub struct WorkerOptions {
     pub threads: usize,
     /// Bytes that a job's map tables may hold.
     pub memory: u64,
-    /// Ends the worker after such a time without a job.
+    /// Ends the worker after such a time without a client.
     pub idle_timeout: Option<Duration>,
     /// Resident memory of this process, for `status`.
     pub resident_bytes: fn() -> u64,
@@ -61,10 +61,28 @@ struct Server {
     started: Instant,
     /// A lock: jobs begin and end, and peers look them up, on threads of their own.
     jobs: Mutex<HashMap<JobId, Entry>>,
-    /// When a job ran last. A lock, as for the jobs.
-    last_job: Mutex<Instant>,
+    /// A lock, as for the jobs.
+    clients: Mutex<Clients>,
     connections: AtomicUsize,
     stopping: AtomicBool,
+}
+
+/// Clients that keep this worker, be it as a spare whose job has not begun.
+struct Clients {
+    n: usize,
+    /// When the last one went.
+    last: Instant,
+}
+
+/// One client; it goes with this.
+struct Kept<'s>(&'s Server);
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        let mut clients = self.0.clients();
+        clients.n -= 1;
+        clients.last = Instant::now();
+    }
 }
 
 /// What a peer's stream needs of the job that it belongs to.
@@ -92,7 +110,7 @@ pub fn serve<J: Job>(
         log,
         started: Instant::now(),
         jobs: Mutex::default(),
-        last_job: Mutex::new(Instant::now()),
+        clients: Mutex::new(Clients { n: 0, last: Instant::now() }),
         connections: AtomicUsize::new(0),
         stopping: AtomicBool::new(false),
     });
@@ -155,15 +173,22 @@ impl Server {
 
     fn leave(&self, job: JobId) {
         self.jobs().remove(&job);
-        *self.last_job.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// Returns for how long there has been no job.
+    fn clients(&self) -> MutexGuard<'_, Clients> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts on a client, as long as what is returned lives.
+    fn keep(&self) -> Kept<'_> {
+        self.clients().n += 1;
+        Kept(self)
+    }
+
+    /// Returns for how long there has been no client: one that keeps this worker as a spare may need it any time.
     fn idle(&self) -> Duration {
-        match self.jobs().is_empty() {
-            true => self.last_job.lock().unwrap_or_else(PoisonError::into_inner).elapsed(),
-            false => Duration::ZERO,
-        }
+        let clients = self.clients();
+        if clients.n > 0 { Duration::ZERO } else { clients.last.elapsed() }
     }
 
     fn welcome<J: Job>(&self) -> Welcome {

@@ -3,7 +3,7 @@
 //! Invariant: sending and receiving (`inbox`) are different threads and never wait for each other.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Builder;
 use std::time::Duration;
@@ -35,38 +35,38 @@ pub(crate) struct Peers {
     pub network: Arc<dyn Network>,
     pub key: String,
     pub job: JobId,
-    pub me: WorkerId,
     /// Bound on every wait for a peer.
     pub timeout: Duration,
     /// How batches travel.
     pub compress: Compress,
     /// Cores that pack for all peers.
     pub cores: usize,
-    /// A lock: streams are opened on threads of their own.
-    pub open: Mutex<OpenStreams>,
 }
 
-/// The streams to peers, kept until the job ends.
+/// The streams to peers of one epoch, kept until it is over. A lock: they are opened on threads of their own.
 #[derive(Default)]
-pub(crate) struct OpenStreams {
+pub(crate) struct OpenStreams(Mutex<Open>);
+
+#[derive(Default)]
+struct Open {
     controls: Vec<Arc<dyn Control>>,
-    /// Whether the job has ended: what is opened after that is closed at once.
+    /// Whether the epoch is over: what is opened after that is closed at once.
     closed: bool,
 }
 
-impl Peers {
+impl OpenStreams {
     /// Wakes up everyone who waits for a peer, or will.
     pub(crate) fn close(&self) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         open.closed = true;
         for control in open.controls.drain(..) {
             control.close();
         }
     }
 
-    /// Has a stream closed with the others, at the end of the job.
+    /// Has a stream closed with the others, once the epoch is over.
     pub(crate) fn keep(&self, control: &Arc<dyn Control>) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if open.closed {
             control.close();
         } else {
@@ -75,85 +75,94 @@ impl Peers {
     }
 }
 
+/// One epoch's shuffle, as this worker takes part in it.
+pub(crate) struct Shuffle<J> {
+    pub work: Arc<Work<J>>,
+    pub epoch: Epoch,
+    pub routes: Routes,
+    pub me: WorkerId,
+    /// `None` in-process: then there is no peer.
+    pub peers: Option<Arc<Peers>>,
+    pub streams: OpenStreams,
+}
+
 /// What sending gave: the worker's own part and the bytes that went to others.
 pub(crate) struct Sent<V> {
     pub own: HashMap<Partition, Vec<Row<V>>>,
+    /// In which the keys of the own part stand.
+    pub tables: Vec<Arc<Table<V>>>,
     pub bytes: u64,
 }
 
 /// Why sending failed.
 pub(crate) enum SendError {
-    Peer { peer: WorkerId, cause: String },
+    /// Each of them has been told of.
+    Peers,
     Own(String),
 }
+
+/// Hears at once of each peer that does not take its part: others may still take theirs for a long time.
+pub(crate) type Complain<'c> = &'c (dyn Fn(WorkerId, String) + Sync);
 
 /// Sends the entries of every partition to its owner, all peers at once, and keeps the worker's own.
 ///
 /// # Errors
 /// If a peer does not take its part; or if the parts cannot be made: then no stream comes to a proper end.
 pub(crate) fn send_all<J: Job>(
-    work: &Work<J>,
-    tables: &Arc<Vec<Table<J::Value>>>,
-    routes: &Routes,
-    epoch: Epoch,
-    peers: Option<&Peers>,
-    me: WorkerId,
+    shuffle: &Shuffle<J>,
+    tables: &[Arc<Table<J::Value>>],
+    complain: Complain<'_>,
 ) -> Result<Sent<J::Value>, SendError> {
+    let Shuffle { work, routes, me, .. } = shuffle;
     let grouped = group(work, tables, routes.n_partitions()).map_err(SendError::Own)?;
     let own = Mutex::new(HashMap::new());
-    let others = routes.workers.iter().filter(|(worker, _)| *worker != me);
-    let (failures, failed) = bounded(routes.workers.len());
+    let others = routes.workers.iter().filter(|(worker, _)| worker != me);
     let links = routes.workers.len() - 1;
     let bytes = AtomicU64::new(0);
+    let failed = AtomicBool::new(false);
     let filled = std::thread::scope(|scope| {
         let mut streams = HashMap::new();
         for (worker, address) in others {
             let (batches, queue) = bounded(QUEUE_BATCHES);
             streams.insert(*worker, batches);
-            let (failures, bytes) = (failures.clone(), &bytes);
+            let (bytes, failed) = (&bytes, &failed);
             let send = move || {
-                let sent = match peers {
-                    Some(peers) => {
-                        guarded(|| send_stream(peers, address, epoch, links, &queue, bytes)).flatten()
-                    }
-                    None => Err("this worker has no network".to_owned()),
-                };
+                let sent = guarded(|| send_stream(shuffle, address, links, &queue, bytes)).flatten();
                 if let Err(cause) = sent {
-                    // Room for one failure of each peer.
-                    let _ = failures.try_send(SendError::Peer { peer: *worker, cause });
+                    failed.store(true, Ordering::Relaxed);
+                    complain(*worker, cause);
                 }
             };
             let started = Builder::new().name(format!("mr:send:{address}")).spawn_scoped(scope, send);
             started.map_err(|error| format!("cannot start a thread: {error}"))?;
         }
-        fill_streams(work, tables, &grouped, routes, me, &streams, &own)?;
+        fill_streams(shuffle, tables, &grouped, &streams, &own)?;
         for stream in streams.values() {
             // A stream that broke says so itself.
             let _ = stream.send(Filled::End);
         }
         Ok(())
     });
-    if let Ok(failure) = failed.try_recv() {
-        return Err(failure);
-    }
     filled.map_err(SendError::Own)?;
+    if failed.into_inner() {
+        return Err(SendError::Peers);
+    }
     let own = own.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Ok(Sent { own, bytes: bytes.into_inner() })
+    Ok(Sent { own, tables: tables.to_vec(), bytes: bytes.into_inner() })
 }
 
 /// Combines each partition over the tables and puts it where it belongs.
 fn fill_streams<J: Job>(
-    work: &Work<J>,
-    tables: &[Table<J::Value>],
+    shuffle: &Shuffle<J>,
+    tables: &[Arc<Table<J::Value>>],
     grouped: &Grouped,
-    routes: &Routes,
-    me: WorkerId,
     streams: &HashMap<WorkerId, Sender<Filled>>,
     own: &Mutex<HashMap<Partition, Vec<Row<J::Value>>>>,
 ) -> Result<(), String> {
+    let Shuffle { work, routes, me, .. } = shuffle;
     let n = routes.owners.len();
     // Every worker begins behind its own partitions, so that not all send to the same peer at once.
-    let first = routes.owners.iter().rposition(|&owner| owner == me).map_or(0, |at| at + 1);
+    let first = routes.owners.iter().rposition(|owner| owner == me).map_or(0, |at| at + 1);
     on_all_threads(work, n, |index| {
         let at = (first + index) % n;
         let partition = Partition(at as u32);
@@ -174,7 +183,7 @@ fn fill_streams<J: Job>(
 fn encode_batches<V: crate::job::Value>(
     partition: Partition,
     rows: &[Row<V>],
-    tables: &[Table<V>],
+    tables: &[Arc<Table<V>>],
     mut send: impl FnMut(Vec<u8>) -> bool,
 ) {
     let header = partition.0.to_le_bytes();

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::logic::ids::Epoch;
 use crate::logic::packing::{Chooser, Packing};
 use crate::wire::frame::{FrameError, Kind, read_frame, write_frame};
 use crate::wire::message::{Role, decode_batch, encode_packed_batch};
@@ -15,7 +14,7 @@ use crate::wire::pack::Packed;
 use super::greet::greet;
 use super::link::{BEAT_INTERVAL, Connection};
 use super::rates::{LinkPacker, Measured, Rates};
-use super::shuffle::Peers;
+use super::shuffle::Shuffle;
 
 /// Batches that may be on their way to a peer without its acknowledgement: hides the round trip.
 const UNACKNOWLEDGED_BATCHES: usize = 8;
@@ -29,22 +28,22 @@ pub(crate) enum Filled {
 
 /// Sends `batches` to the peer at `address`, one of `links`, and waits until it has acknowledged every one and the end.
 ///
-/// A stream that is given up stays open until the job ends: the client is to hear why from this worker, before the
-/// peer tells of a stream that broke.
+/// A stream that is given up stays open until its epoch is over: the client is to hear why from this worker, before
+/// the peer tells of a stream that broke.
 ///
 /// # Errors
 /// If the peer cannot be reached, or does not take its part.
-pub(crate) fn send_stream(
-    peers: &Peers,
+pub(crate) fn send_stream<J>(
+    shuffle: &Shuffle<J>,
     address: &str,
-    epoch: Epoch,
     links: usize,
     batches: &Receiver<Filled>,
     bytes: &AtomicU64,
 ) -> Result<(), String> {
+    let Some(peers) = &shuffle.peers else { return Err("this worker has no network".to_owned()) };
     let mut connection = peers.network.connect(address, peers.timeout).map_err(|error| error.to_string())?;
-    peers.keep(&connection.control);
-    let role = Role::Peer { job: peers.job, epoch, source: peers.me };
+    shuffle.streams.keep(&connection.control);
+    let role = Role::Peer { job: peers.job, epoch: shuffle.epoch, source: shuffle.me };
     let welcome =
         greet(&mut connection, &peers.key, role, peers.timeout).map_err(|error| error.to_string())?;
     let control = connection.control.clone();
@@ -135,17 +134,22 @@ fn read_acknowledgement(mut reader: &mut (dyn Read + Send)) -> Result<(), FrameE
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
     use std::time::Duration;
 
     use crossbeam_channel::{bounded, unbounded};
 
     use super::*;
-    use crate::logic::ids::{JobId, WorkerId};
+    use crate::logic::ids::{Epoch, JobId, WorkerId};
     use crate::logic::packing::Compress;
+    use crate::logic::partition::Seed;
+    use crate::runtime::engine::Work;
     use crate::runtime::inbox::{Inbox, receive_stream};
     use crate::runtime::memory::{Door, pair};
+    use crate::runtime::shuffle::{OpenStreams, Peers};
     use crate::wire::frame::MAX_PAYLOAD_BYTES;
+    use crate::wire::message::Routes;
 
     const EPOCH: Epoch = Epoch(2);
 
@@ -263,21 +267,33 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_opens_after_the_end_of_the_job_is_closed() {
-        let door = Door::new();
+    fn a_stream_that_opens_after_the_end_of_its_epoch_is_closed() {
         let peers = Peers {
-            network: Arc::new(door),
+            network: Arc::new(Door::new()),
             key: String::new(),
             job: JobId(1),
-            me: WorkerId(0),
             timeout: Duration::from_secs(20),
             compress: Compress::Auto,
             cores: 1,
-            open: Mutex::default(),
         };
-        peers.close();
+        let work = Work {
+            job: Arc::new(()),
+            seed: Seed([1, 2]),
+            threads: 1,
+            memory: 0,
+            cancelled: AtomicBool::new(false),
+        };
+        let shuffle = Shuffle {
+            work: Arc::new(work),
+            epoch: EPOCH,
+            routes: Routes { workers: Vec::new(), owners: Vec::new() },
+            me: WorkerId(0),
+            peers: Some(Arc::new(peers)),
+            streams: OpenStreams::default(),
+        };
+        shuffle.streams.close();
         let (_batches, queue) = bounded(1);
-        let sent = send_stream(&peers, "anywhere", EPOCH, 1, &queue, &AtomicU64::new(0));
+        let sent = send_stream(&shuffle, "anywhere", 1, &queue, &AtomicU64::new(0));
         assert!(sent.is_err(), "it waits for nobody");
     }
 }

@@ -1,26 +1,24 @@
 //! Worker: one loop around the worker's state machine: take an input, ask the machine, perform its commands.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::job::Job;
 use crate::logic::ids::{Epoch, SplitId, WorkerId};
-use crate::logic::partition::{Partition, Seed};
-use crate::logic::rows::Row;
-use crate::logic::table::Table;
+use crate::logic::partition::Seed;
 use crate::logic::worker::{Command, Event, Reduced, Reply, Worker};
 use crate::wire::message::{FromWorker, Routes};
 
-use super::engine::{Executed, Mappers, SplitData, Work};
+use super::attempt::Attempt;
+use super::engine::{Heard, MapEvent, Mappers, SplitData, Work};
+use super::free;
 use super::inbox::Inbox;
 use super::link::Answer;
-use super::reduce::{Incoming, reduce};
-use super::results::{Sorted, send_sorted};
-use super::shuffle::{Peers, SendError, Sent, send_all};
-use super::{guarded, spawn};
+use super::results::Sorted;
+use super::shuffle::{OpenStreams, Peers, Sent, Shuffle};
 
 /// What reaches the loop.
 pub(crate) enum Input<V> {
@@ -36,6 +34,10 @@ pub(crate) enum Input<V> {
     Happened(Event),
     Sent(Epoch, Sent<V>),
     Reduced(Epoch, Sorted<V>, Reduced),
+    /// This worker cannot go on.
+    Broken {
+        cause: String,
+    },
     /// The job is over, well or not.
     End,
 }
@@ -61,16 +63,14 @@ struct Runner<J: Job> {
     work: Arc<Work<J>>,
     me: WorkerId,
     peers: Option<Arc<Peers>>,
-    streams: Arc<Inbox>,
-    mappers: Option<Mappers<J::Value>>,
+    inbox: Arc<Inbox>,
+    mappers: Mappers<J>,
     /// Splits that the machine has not told to execute yet.
     arrived: HashMap<SplitId, SplitData>,
-    /// The durable state: what this worker has folded. Kept until the job ends, for a shuffle may be asked for again.
-    tables: Arc<Vec<Table<J::Value>>>,
-    routes: Routes,
-    own: HashMap<Partition, Vec<Row<J::Value>>>,
-    sorted: Option<Sorted<J::Value>>,
-    credit: Option<Sender<u32>>,
+    /// Of the newest epoch that the client has spoken of.
+    routes: Option<Routes>,
+    /// The shuffle and reduce that runs.
+    attempt: Option<Attempt<J>>,
     tell: Tell<J::Value>,
     inputs: Sender<Input<J::Value>>,
 }
@@ -94,106 +94,135 @@ pub(crate) fn run<J: Job>(
         cancelled: AtomicBool::new(false),
     });
     let sender = inputs.clone();
-    let executed: Executed = Arc::new(move |split, end| {
+    let heard: Heard = Arc::new(move |event| {
+        let input = match event {
+            MapEvent::Executed { split, end } => Input::Happened(Event::Executed { split, end }),
+            MapEvent::Broken { cause } => Input::Broken { cause },
+        };
         // When the loop is over, nobody waits for this.
-        let _ = sender.send(Input::Happened(Event::Executed { split, end }));
+        let _ = sender.send(input);
     });
     let mut machine = Worker::new(setup.me, setup.window);
     let mut runner = Runner {
-        mappers: Some(Mappers::start(&work, &executed)?),
+        mappers: Mappers::start(&work, &heard)?,
         work,
         me: setup.me,
         peers: setup.peers.map(Arc::new),
-        streams: setup.inbox,
+        inbox: setup.inbox,
         arrived: HashMap::new(),
-        tables: Arc::default(),
-        routes: Routes { workers: Vec::new(), owners: Vec::new() },
-        own: HashMap::new(),
-        sorted: None,
-        credit: None,
+        routes: None,
+        attempt: None,
         tell,
         inputs,
     };
     (runner.tell)(Answer::Message(FromWorker::Begun));
     let gave_up = runner.serve(&mut machine, inbox);
-    let (work, peers) = (runner.work.clone(), runner.peers.clone());
-    work.cancelled.store(true, Ordering::Relaxed);
-    drop(runner);
+    let shuffle = runner.end();
     if gave_up {
         // The streams stay until the client, which has been told why, ends the job: a peer that saw them break might
         // be heard before this worker.
         inbox.iter().take_while(|input| !matches!(input, Input::End)).for_each(drop);
     }
-    if let Some(peers) = peers {
-        peers.close();
+    if let Some(shuffle) = shuffle {
+        shuffle.streams.close();
     }
     Ok(())
 }
-
-/// Credit for more batches than this counts as this: a client that asks for all at once gets it piece by piece.
-const MAX_CREDIT_BATCHES: u32 = 64;
 
 impl<J: Job> Runner<J> {
     /// The loop. Returns whether this worker gave up before the client ended the job.
     fn serve(&mut self, machine: &mut Worker, inbox: &Receiver<Input<J::Value>>) -> bool {
         for input in inbox {
-            let Some(event) = self.take(input) else { return false };
-            if !machine.handle(event).into_iter().all(|command| self.perform(command)) {
+            let commands = match self.take(input) {
+                Taken::Event(event) => machine.handle(event),
+                Taken::Broken { cause } => vec![Command::Refuse { cause }],
+                Taken::End => return false,
+            };
+            if !commands.into_iter().all(|command| self.perform(command)) {
                 return true;
             }
         }
         false
     }
 
-    /// Keeps what an input brings and returns the event that it is; `None` at the end.
-    fn take(&mut self, input: Input<J::Value>) -> Option<Event> {
-        Some(match input {
+    /// Keeps what an input brings.
+    fn take(&mut self, input: Input<J::Value>) -> Taken {
+        Taken::Event(match input {
             Input::Split { split, provisional, data } => {
                 self.arrived.insert(split, data);
                 Event::Split { split, provisional }
             }
             Input::Shuffle { epoch, routes } => {
                 let workers = routes.workers.iter().map(|(worker, _)| *worker).collect();
-                self.routes = routes;
+                self.routes = Some(routes);
                 Event::Shuffle { epoch, workers }
             }
             Input::Happened(event) => event,
             Input::Sent(epoch, sent) => {
-                self.own = sent.own;
-                Event::SentAll { epoch, bytes: sent.bytes }
+                let bytes = sent.bytes;
+                match self.attempt_of(epoch) {
+                    Some(attempt) => attempt.sent = Some(sent),
+                    None => free(sent),
+                }
+                Event::SentAll { epoch, bytes }
             }
             Input::Reduced(epoch, sorted, reduced) => {
-                self.sorted = Some(sorted);
+                match self.attempt_of(epoch) {
+                    Some(attempt) => attempt.sorted = Some(sorted),
+                    None => free(sorted),
+                }
                 Event::ReducedAll { epoch, result: Ok(reduced) }
             }
-            Input::End => return None,
+            Input::Broken { cause } => return Taken::Broken { cause },
+            Input::End => return Taken::End,
         })
+    }
+
+    /// Returns what runs, if it is of this epoch: threads of one that was abandoned may have been done already.
+    fn attempt_of(&mut self, epoch: Epoch) -> Option<&mut Attempt<J>> {
+        self.attempt.as_mut().filter(|attempt| attempt.epoch() == epoch)
     }
 
     /// Starts what is commanded; what comes of it arrives as an input. `false` if the job is over.
     fn perform(&mut self, command: Command) -> bool {
         let started = match command {
-            Command::Execute { split, .. } => {
-                if let (Some(mappers), Some(data)) = (&self.mappers, self.arrived.remove(&split)) {
-                    mappers.execute(split, data);
+            Command::Execute { split, provisional } => {
+                if let Some(data) = self.arrived.remove(&split) {
+                    self.mappers.execute(split, provisional, data);
                 }
                 Ok(())
             }
-            Command::Cancel { .. } | Command::Commit { .. } | Command::Drop { .. } | Command::Abandon => {
-                todo!()
+            Command::Cancel { split } => {
+                self.mappers.cancel(split);
+                Ok(())
+            }
+            Command::Commit { split } => {
+                self.mappers.commit(split);
+                Ok(())
+            }
+            Command::Drop { split } => {
+                self.mappers.discard(split);
+                Ok(())
+            }
+            Command::Abandon => {
+                self.abandon();
+                Ok(())
             }
             Command::Send { epoch } => self.send(epoch),
-            Command::Reduce { epoch, top } => self.reduce(epoch, top),
-            Command::Fetch { epoch, credit } => self.fetch(epoch, credit),
+            Command::Reduce { epoch, top } => {
+                self.with_attempt(epoch, |attempt, runner| attempt.reduce(&runner.inbox, top, &runner.inputs))
+            }
+            Command::Fetch { epoch, credit } => {
+                self.with_attempt(epoch, |attempt, runner| attempt.fetch(credit, &runner.tell))
+            }
             Command::Credit { batches } => {
-                self.add_credit(batches);
+                if let Some(attempt) = &self.attempt {
+                    attempt.add_credit(batches);
+                }
                 Ok(())
             }
             Command::Reply(reply) => return (self.tell)(Answer::Message(message(reply))),
-            Command::Refuse { cause } => {
-                (self.tell)(Answer::Message(FromWorker::Failed { cause }));
-                return false;
-            }
+            Command::Refuse { cause } => Err(cause),
         };
         if let Err(cause) = started {
             (self.tell)(Answer::Message(FromWorker::Failed { cause }));
@@ -202,99 +231,60 @@ impl<J: Job> Runner<J> {
         true
     }
 
+    /// Begins an attempt at shuffle and reduce.
     fn send(&mut self, epoch: Epoch) -> Result<(), String> {
-        if let Some(mappers) = self.mappers.take() {
-            self.tables = Arc::new(mappers.finish()?);
-        }
-        let tables = self.tables.clone();
-        let (work, routes, me) = (self.work.clone(), self.routes.clone(), self.me);
-        let (peers, inputs) = (self.peers.clone(), self.inputs.clone());
-        start("mr:shuffle", move || {
-            let sent = guarded(|| send_all(&work, &tables, &routes, epoch, peers.as_deref(), me));
-            let input = match sent.unwrap_or_else(|cause| Err(SendError::Own(cause))) {
-                Ok(sent) => Input::Sent(epoch, sent),
-                Err(SendError::Peer { peer, cause }) => {
-                    Input::Happened(Event::StreamFailed { epoch, peer, cause })
-                }
-                Err(SendError::Own(cause)) => Input::Happened(Event::SendFailed { epoch, cause }),
-            };
-            let _ = inputs.send(input);
-        })
+        self.abandon();
+        // The machine commands this upon a shuffle, once.
+        let Some(routes) = self.routes.take() else { return Err("there are no routes".to_owned()) };
+        let attempt = Attempt::new(Shuffle {
+            work: Arc::new(self.work.attempt()),
+            epoch,
+            routes,
+            me: self.me,
+            peers: self.peers.clone(),
+            streams: OpenStreams::default(),
+        });
+        attempt.send(self.mappers.tables(), &self.inputs)?;
+        self.attempt = Some(attempt);
+        Ok(())
     }
 
-    fn reduce(&mut self, epoch: Epoch, top: Option<u64>) -> Result<(), String> {
-        let others =
-            self.routes.workers.iter().map(|(worker, _)| *worker).filter(|worker| *worker != self.me);
-        let sources: BTreeSet<WorkerId> = others.collect();
-        let mut batches = self.streams.lock().take(epoch, &sources).map_err(|stale| stale.to_string())?;
-        let mut own = std::mem::take(&mut self.own);
-        let owned: Vec<Partition> = self.routes.owned_by(self.me).collect();
-        let bytes = batches.values().flatten().map(|batch| batch.len() as u64).sum();
-        let incoming: Vec<_> = owned
-            .iter()
-            .map(|partition| Incoming {
-                own: own.remove(partition).unwrap_or_default(),
-                batches: batches.remove(partition).unwrap_or_default(),
-            })
-            .collect();
-        if let Some(stray) = batches.keys().next() {
-            return Err(format!("a peer sent partition {}, which is not here", stray.0));
-        }
-        let (work, tables, inputs) = (self.work.clone(), self.tables.clone(), self.inputs.clone());
-        start("mr:reduce", move || {
-            let input = match guarded(|| reduce(&work, &tables, incoming, top)).flatten() {
-                Ok(sorted) => {
-                    let reduced = Reduced { distinct: sorted.distinct(), entries: sorted.len(), bytes };
-                    Input::Reduced(epoch, sorted, reduced)
-                }
-                Err(cause) => Input::Happened(Event::ReducedAll { epoch, result: Err(cause) }),
-            };
-            let _ = inputs.send(input);
-        })
+    fn with_attempt(
+        &mut self,
+        epoch: Epoch,
+        then: impl FnOnce(&mut Attempt<J>, &Self) -> Result<(), String>,
+    ) -> Result<(), String> {
+        // The machine commands nothing of an epoch that does not run.
+        let Some(mut attempt) = self.attempt.take_if(|attempt| attempt.epoch() == epoch) else {
+            return Err("there is no such epoch".to_owned());
+        };
+        let done = then(&mut attempt, self);
+        self.attempt = Some(attempt);
+        done
     }
 
-    fn fetch(&mut self, epoch: Epoch, credit: u32) -> Result<(), String> {
-        // The machine commands this after a reduce, once.
-        let Some(sorted) = self.sorted.take() else { return Err("there is no result".to_owned()) };
-        if self.peers.is_none() {
-            (self.tell)(Answer::Sorted(sorted));
-            return Ok(());
+    /// Drops what runs and what arrived for it: it is void.
+    fn abandon(&mut self) {
+        if let Some(attempt) = self.attempt.take() {
+            attempt.streams().close();
+            attempt.abandon(self.inbox.clone());
         }
-        // A number for each message of the client.
-        let (credits, granted) = unbounded::<u32>();
-        self.credit = Some(credits);
-        self.add_credit(credit);
-        let tell = self.tell.clone();
-        start("mr:results", move || {
-            let mut credit = 0;
-            let sent = guarded(|| {
-                send_sorted(&sorted, |batch| {
-                    while credit == 0 {
-                        let Ok(more) = granted.recv() else { return false };
-                        credit = more.min(MAX_CREDIT_BATCHES);
-                    }
-                    credit -= 1;
-                    tell(Answer::Results { epoch, batch })
-                })
-            });
-            match sent {
-                Ok(Ok(())) => tell(Answer::Message(FromWorker::ResultsEnd { epoch })),
-                Ok(Err(error)) => tell(Answer::Message(FromWorker::Failed { cause: error.to_string() })),
-                Err(cause) => tell(Answer::Message(FromWorker::Failed { cause })),
-            };
-        })
     }
 
-    fn add_credit(&self, batches: u32) {
-        if let Some(credit) = &self.credit {
-            // When all is sent, nobody needs credit any more.
-            let _ = credit.send(batches);
-        }
+    /// Ends all threads and drops everything but the streams of the attempt that runs, which it returns.
+    fn end(mut self) -> Option<Arc<Shuffle<J>>> {
+        self.work.cancel();
+        let shuffle = self.attempt.take().map(|attempt| attempt.abandon(self.inbox.clone()));
+        self.mappers.end();
+        shuffle
     }
 }
 
-fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
-    spawn(name.to_owned(), work).map(drop).map_err(|error| format!("cannot start a thread: {error}"))
+/// What an input is.
+enum Taken {
+    Event(Event),
+    Broken { cause: String },
+    End,
 }
 
 fn message(reply: Reply) -> FromWorker {

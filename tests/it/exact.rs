@@ -96,6 +96,7 @@ impl Case<'_> {
             threads: Some(self.threads),
             worker_timeout: Duration::from_secs(30),
             compress: Compress::Auto,
+            backups: true,
         };
         let console = Console { quiet: true, verbose: false, fancy: false };
         let ran = run::<WordCount>(&options, self.params.clone(), &console);

@@ -209,7 +209,7 @@ pub struct Run<P: Args> {
     #[arg(long, conflicts_with_all = ["hosts", "servers"])]
     pub local: bool,
 
-    /// Use N of the workers [default: all]
+    /// Use N of the workers, and keep the others for the place of lost ones [default: use all]
     #[arg(long, value_name = "N", value_parser = values::small_count)]
     pub servers: Option<usize>,
 
@@ -225,9 +225,13 @@ pub struct Run<P: Args> {
     #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
     pub compress: CompressName,
 
-    /// A worker that is silent for such a time counts as lost
+    /// A worker that is silent for such a time counts as lost, and others do its work
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::duration)]
     pub worker_timeout: Duration,
+
+    /// Do not execute late splits twice: for measurements of what that brings
+    #[arg(long)]
+    pub no_backups: bool,
 }
 
 #[derive(Args)]

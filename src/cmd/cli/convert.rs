@@ -134,6 +134,7 @@ fn run<P: clap::Args>(args: Run<P>, terminal: bool) -> (RunOptions, P) {
         threads: args.threads,
         worker_timeout: args.worker_timeout,
         compress: args.compress.into(),
+        backups: !args.no_backups,
     };
     (options, args.params)
 }

@@ -12,7 +12,7 @@ use crate::edge::input::Input;
 use crate::edge::{machine, net};
 use crate::job::{Job, Value};
 use crate::logic::ids::WorkerId;
-use crate::logic::packing::{Chooser, Compress};
+use crate::logic::packing::Chooser;
 use crate::runtime::client::Mailbox;
 use crate::runtime::link::{Connection, Link, Partner, connect_link};
 use crate::wire::message::{Role, Welcome};
@@ -73,13 +73,13 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Connects to all, at once, and keeps as many as are wanted. A deployed worker that does not answer is left out
-    /// where that leaves enough; a named one is missed.
+    /// Connects to all, at once. A deployed worker that does not answer is left out where that leaves enough; a named
+    /// one is missed. Returns those that answer, and how many last ones of them are more than are wanted.
     pub(super) fn reach<J: Job>(
         self,
         options: &RunOptions,
         console: &Console,
-    ) -> Result<Vec<Reached>, CommandError> {
+    ) -> Result<(Vec<Reached>, usize), CommandError> {
         let timeout = options.worker_timeout.min(REACH_TIMEOUT);
         let total = self.workers.len();
         let answers = self.ask_all::<J>(timeout, options.servers.unwrap_or(total))?;
@@ -101,8 +101,8 @@ impl Pool {
         for (name, cause) in &silent {
             console.warn(&format!("{name} is left out: {cause:#}"));
         }
-        reached.truncate(options.servers.unwrap_or(total));
-        Ok(reached)
+        let spares = reached.len().saturating_sub(options.servers.unwrap_or(total));
+        Ok((reached, spares))
     }
 
     /// Greets all at once. Nobody is waited for once `enough` have answered, so that a worker that is frozen does not
@@ -189,24 +189,24 @@ fn missing(
     CommandError::from(cause).advise(advice)
 }
 
-/// Makes greeted workers links that report to `mailbox`.
+/// Makes greeted workers links that report to `mailbox`; `spares` of them are to wait.
 ///
 /// # Errors
 /// If a thread cannot be started.
 pub(super) fn connect_links<V: Value>(
     workers: Vec<Reached>,
+    spares: usize,
     input: &Arc<Input>,
     mailbox: &Mailbox<V>,
-    timeout: Duration,
-    compress: Compress,
+    options: &RunOptions,
 ) -> anyhow::Result<Vec<Link>> {
-    let (links, cores) = (workers.len(), machine::threads());
+    let (links, cores) = (workers.len() - spares, machine::threads());
     let connect = |(index, worker): (usize, Reached)| {
         let Reached { name, address, connection, welcome } = worker;
         // The coordinator notices a silent worker first, and says so.
-        connection.control.set_deadline(timeout + DEADLINE_MARGIN)?;
-        let listeners = [mailbox.listener(), mailbox.listener()];
-        let chooser = Chooser::new(compress, &welcome.known_packings(), links, cores);
+        connection.control.set_deadline(options.worker_timeout + DEADLINE_MARGIN)?;
+        let listeners = [mailbox.listener(), mailbox.listener(), mailbox.listener()];
+        let chooser = Chooser::new(options.compress, &welcome.known_packings(), links, cores);
         let address = address.to_string();
         let partner = Partner { name: name.clone(), threads: welcome.threads, address, chooser };
         connect_link(WorkerId(index as u32), partner, connection, input.clone(), listeners)

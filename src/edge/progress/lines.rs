@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
+use crate::edge::sanitize::sanitize;
 use crate::edge::table::phase_name;
 use crate::runtime::report::{Phase, Progress, Snapshot};
 
@@ -33,10 +34,12 @@ impl<W: Write> Lines<W> {
     }
 
     fn begin(&mut self, snapshot: &Snapshot) {
-        let begun = snapshot.elapsed.saturating_sub(snapshot.phase_elapsed);
+        let begun = snapshot.elapsed.saturating_sub(snapshot.stay_elapsed);
         if let Some((phase, since)) = self.current.replace((snapshot.phase, begun)) {
             let seconds = begun.saturating_sub(since).as_secs_f64();
-            self.line(&format!("{}: done in {seconds:.2} s", phase_name(phase)));
+            // A loss leads back.
+            let how = if snapshot.phase < phase { "broken off after" } else { "done in" };
+            self.line(&format!("{}: {how} {seconds:.2} s", phase_name(phase)));
         }
         self.last_line = None;
         self.last_tenth = 0;
@@ -46,7 +49,7 @@ impl<W: Write> Lines<W> {
         let share = text::share(snapshot);
         let tenth = share.map_or(0, |share| (share * 10.0) as u32);
         let worth_a_line = match self.last_line.map(|last| snapshot.elapsed.saturating_sub(last)) {
-            None => snapshot.phase_elapsed >= NOTICED,
+            None => snapshot.stay_elapsed >= NOTICED,
             Some(gap) => gap >= LONGEST_GAP || (gap >= SHORTEST_GAP && tenth > self.last_tenth),
         };
         if !worth_a_line {
@@ -69,6 +72,10 @@ impl<W: Write> Progress for Lines<W> {
             self.begin(snapshot);
         }
         self.go_on(snapshot);
+    }
+
+    fn note(&mut self, line: &str) {
+        self.line(&sanitize(line));
     }
 
     fn finish(&mut self) {
@@ -116,6 +123,27 @@ mod tests {
         assert_eq!(said[1], "Map: 10 %, 100.0 MB of 1.0 GB, 40.0 MB/s, 23 s left");
         let said = lines(&at_speed(50_000_000));
         assert_eq!(said.len(), 1 + 4, "{said:#?}");
+    }
+
+    #[test]
+    fn a_loss_leads_back_and_is_told_as_it_is() {
+        let mut lines = Lines::new(Vec::new());
+        lines.update(&snapshot(Phase::Map, 0, 1, 4));
+        lines.update(&snapshot(Phase::Shuffle, 2000, 2000, 4));
+        lines.note("worker x lost in shuffle: \x1b[2J");
+        let again = Snapshot { phase_elapsed: Duration::from_secs(2), ..snapshot(Phase::Map, 3500, 3500, 4) };
+        lines.update(&again);
+        lines.update(&snapshot(Phase::Shuffle, 3750, 3750, 4));
+        lines.update(&snapshot(Phase::Reduce, 4000, 4000, 4));
+        let said = String::from_utf8(lines.out).unwrap();
+        let expected = [
+            "Map: done in 2.00 s",
+            "worker x lost in shuffle: \\u{1b}[2J",
+            "Shuffle: broken off after 1.50 s",
+            "Map: done in 0.25 s",
+            "Shuffle: done in 0.25 s",
+        ];
+        assert_eq!(said.lines().collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub fn share(snapshot: &Snapshot) -> Option<f64> {
     let (done, whole) = match snapshot.phase {
         Phase::Split => return None,
         Phase::Map => (snapshot.mapped_bytes, snapshot.input_bytes?),
-        Phase::Shuffle | Phase::Reduce => (snapshot.workers_done as u64, snapshot.workers.len() as u64),
+        Phase::Shuffle | Phase::Reduce => (snapshot.workers_done as u64, snapshot.workers_asked as u64),
         Phase::Merge => (snapshot.merged_entries, snapshot.total_entries),
     };
     (whole > 0).then(|| (done as f64 / whole as f64).min(1.0))
@@ -20,19 +20,24 @@ pub fn share(snapshot: &Snapshot) -> Option<f64> {
 /// Returns the figures of the phase, such as `412.3 MB of 786.4 MB, 93.1 MB/s, 4 s left`.
 pub fn figures(snapshot: &Snapshot) -> String {
     match snapshot.phase {
-        Phase::Split => match snapshot.workers.len() {
+        Phase::Split => match greeted(snapshot) {
             0 | 1 => "opening the input".to_owned(),
             workers => format!("opening the input, greeting {}", counted(workers as u64, "worker")),
         },
         Phase::Map => mapped(snapshot),
         Phase::Shuffle | Phase::Reduce => {
-            format!("{} of {}", snapshot.workers_done, counted(snapshot.workers.len() as u64, "worker"))
+            format!("{} of {}", snapshot.workers_done, counted(snapshot.workers_asked as u64, "worker"))
         }
         Phase::Merge => match snapshot.total_entries {
             0 => counted(snapshot.merged_entries, "key"),
             total => format!("{} of {}", thousands(snapshot.merged_entries), counted(total, "key")),
         },
     }
+}
+
+/// Returns how many workers are told of the job.
+fn greeted(snapshot: &Snapshot) -> usize {
+    snapshot.workers.iter().filter(|worker| worker.state != WorkerState::Spare).count()
 }
 
 fn mapped(snapshot: &Snapshot) -> String {
@@ -85,6 +90,9 @@ pub const MOST_ROWS: usize = 12;
 fn worker_row(worker: &WorkerSnapshot) -> String {
     let name = sanitize(&worker.name);
     let state = state_name(worker.state);
+    if matches!(worker.state, WorkerState::Spare | WorkerState::Lost) {
+        return format!("{name:<22} {state}");
+    }
     let splits = counted(worker.splits_mapped, "split");
     let flight = match worker.splits_in_flight {
         0 => String::new(),
@@ -95,8 +103,8 @@ fn worker_row(worker: &WorkerSnapshot) -> String {
 
 /// Returns how many workers are in each state: `12 mapping, 3 waiting`.
 fn folded(workers: &[WorkerSnapshot]) -> String {
-    use WorkerState::{Done, Mapping, Merging, Reducing, Shuffling, Starting, Waiting};
-    [Starting, Mapping, Shuffling, Reducing, Merging, Waiting, Done]
+    use WorkerState::{Lost, Mapping, Merging, Reducing, Shuffling, Spare, Starting, Waiting};
+    [Starting, Mapping, Shuffling, Reducing, Merging, Waiting, Spare, Lost]
         .into_iter()
         .filter_map(|state| {
             let count = workers.iter().filter(|worker| worker.state == state).count();
@@ -114,7 +122,8 @@ fn state_name(state: WorkerState) -> &'static str {
         WorkerState::Reducing => "reducing",
         WorkerState::Merging => "merging",
         WorkerState::Waiting => "waiting",
-        WorkerState::Done => "done",
+        WorkerState::Spare => "spare",
+        WorkerState::Lost => "lost",
     }
 }
 
@@ -135,9 +144,11 @@ pub mod tests {
             phase,
             elapsed: Duration::from_millis(now_ms),
             phase_elapsed: Duration::from_millis(now_ms - begun_ms),
+            stay_elapsed: Duration::from_millis(now_ms - begun_ms),
             input_bytes: Some(1_000_000_000),
             mapped_bytes: 0,
             workers_done: 0,
+            workers_asked: workers,
             merged_entries: 0,
             total_entries: 0,
             workers: (0..workers).map(worker).collect(),
@@ -183,6 +194,24 @@ pub mod tests {
         let mut many = snapshot(Phase::Map, 0, 1, 15).workers;
         many[4].state = WorkerState::Waiting;
         assert_eq!(worker_rows(&many), ["14 mapping, 1 waiting"]);
+        many[0].state = WorkerState::Lost;
+        many[14].state = WorkerState::Spare;
+        assert_eq!(worker_rows(&many), ["12 mapping, 1 waiting, 1 spare, 1 lost"]);
+    }
+
+    #[test]
+    fn lost_workers_and_spares_are_shown_as_such_and_not_waited_for() {
+        let mut at = snapshot(Phase::Shuffle, 0, 10, 3);
+        at.workers[1].state = WorkerState::Lost;
+        at.workers[2].state = WorkerState::Spare;
+        at.workers_asked = 1;
+        assert_eq!(
+            worker_rows(&at.workers)[1..],
+            ["worker-01              lost", "worker-02              spare"]
+        );
+        assert_eq!((figures(&at).as_str(), share(&at)), ("0 of 1 worker", Some(0.0)));
+        at.phase = Phase::Split;
+        assert_eq!(figures(&at), "opening the input, greeting 2 workers");
     }
 
     #[test]

@@ -122,6 +122,8 @@ impl Coordinator {
         now: Duration,
         commands: &mut Vec<Command>,
     ) {
+        // It may be what it has delivered that is wrong.
+        self.progress(worker).delivered = false;
         self.lose(worker, cause.clone(), None, now, commands);
         let equal = self.losses.iter().filter(|loss| loss.cause == cause);
         if equal.count() >= MOST_EQUAL_REASONS

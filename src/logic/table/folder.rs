@@ -94,10 +94,25 @@ impl<V, H: KeyHash> Folder<V, H> {
 
     /// Returns the table with all that was folded.
     pub fn finish(mut self, combine: impl Fn(&mut V, V)) -> Table<V, H> {
-        for (number, value) in self.left.into_iter().chain(self.tiny.drain()).chain(self.small.drain()) {
+        self.settle(combine);
+        self.table
+    }
+
+    /// Takes out the table with all that was folded. What comes after that goes into an empty one.
+    pub fn take(&mut self, combine: impl Fn(&mut V, V)) -> Table<V, H>
+    where
+        H: Clone,
+    {
+        self.settle(combine);
+        let empty = Table::new(self.table.hasher.clone());
+        std::mem::replace(&mut self.table, empty)
+    }
+
+    /// Folds what is in the fronts, and has left them, into the table.
+    fn settle(&mut self, combine: impl Fn(&mut V, V)) {
+        for (number, value) in self.left.drain(..).chain(self.tiny.drain()).chain(self.small.drain()) {
             self.table.combine_short(number, value, &combine);
         }
-        self.table
     }
 
     /// Returns the bytes of memory that are held, without what values own elsewhere.

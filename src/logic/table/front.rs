@@ -33,9 +33,9 @@ impl<K: Copy + Eq + Default, V, const PLACES: usize> Front<K, V, PLACES> {
         V: Clone,
     {
         if self.keys.len() != PLACES {
-            self.keys = vec![K::default(); PLACES];
-            self.values = vec![value.clone(); PLACES];
-            self.numbers = vec![0; PLACES];
+            self.keys.resize(PLACES, K::default());
+            self.values.resize(PLACES, value.clone());
+            self.numbers.resize(PLACES, 0);
         }
         match (self.keys.as_slice().try_into(), self.values.as_mut_slice().try_into()) {
             (Ok(keys), Ok(values)) => (keys, values),

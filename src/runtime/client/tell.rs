@@ -1,33 +1,44 @@
-//! Tell: what the client's progress display and its report are made of.
+//! Tell: what the client's progress display, its notices and its report are made of.
 
 use std::time::Duration;
 
 use crate::job::Job;
-use crate::logic::coordinator::{Coordinator, Phase, WorkerProgress};
+use crate::logic::coordinator::{Coordinator, Loss, Notice, Phase, Standing, WorkerProgress};
+use crate::logic::ids::WorkerId;
 
 use super::RunSpec;
 use crate::runtime::greet::PROGRAM;
 use crate::runtime::link::Link;
-use crate::runtime::report::{PhaseReport, Report, Snapshot, WorkerSnapshot, WorkerState};
+use crate::runtime::report::{LossReport, PhaseReport, Report, Snapshot, WorkerSnapshot, WorkerState};
+use crate::runtime::source::SplitSource;
+
+/// The moment of a snapshot.
+pub(super) struct At {
+    pub now: Duration,
+    /// Since the present phase was entered.
+    pub stay: Duration,
+    pub merged_entries: u64,
+}
 
 /// Takes the state of the run as it is now.
 pub(super) fn snapshot<J: Job>(
     spec: &RunSpec<J>,
     coordinator: &Coordinator,
     links: &[Link],
-    merged_entries: u64,
+    at: At,
 ) -> Snapshot {
-    let now = spec.began.elapsed();
     let (phase, totals) = (coordinator.phase(), coordinator.totals());
     let workers = coordinator.workers().iter().zip(links);
     Snapshot {
         phase,
-        elapsed: now,
-        phase_elapsed: coordinator.phase_time(phase, now),
+        elapsed: at.now,
+        phase_elapsed: coordinator.phase_time(phase, at.now),
+        stay_elapsed: at.stay,
         input_bytes: spec.input_bytes,
         mapped_bytes: totals.mapped_bytes,
         workers_done: coordinator.workers().iter().filter(|worker| worker.acknowledged).count(),
-        merged_entries,
+        workers_asked: coordinator.members().len(),
+        merged_entries: at.merged_entries,
         total_entries: spec.top.map_or(totals.entries, |top| totals.entries.min(top)),
         workers: workers
             .map(|(worker, link)| WorkerSnapshot {
@@ -42,16 +53,52 @@ pub(super) fn snapshot<J: Job>(
 }
 
 fn state(phase: Phase, worker: &WorkerProgress) -> WorkerState {
-    match phase {
-        Phase::Split if worker.acknowledged => WorkerState::Waiting,
-        Phase::Split => WorkerState::Starting,
-        Phase::Map if worker.in_flight.is_empty() => WorkerState::Waiting,
-        Phase::Map => WorkerState::Mapping,
-        Phase::Merge => WorkerState::Merging,
-        Phase::Shuffle | Phase::Reduce if worker.acknowledged => WorkerState::Waiting,
-        Phase::Shuffle => WorkerState::Shuffling,
-        Phase::Reduce => WorkerState::Reducing,
+    match (worker.standing, phase) {
+        (Standing::Lost, _) => WorkerState::Lost,
+        (Standing::Spare, _) => WorkerState::Spare,
+        (Standing::Starting, _) => WorkerState::Starting,
+        (Standing::Live, Phase::Split) => WorkerState::Waiting,
+        (Standing::Live, Phase::Map) if worker.in_flight.is_empty() => WorkerState::Waiting,
+        (Standing::Live, Phase::Map) => WorkerState::Mapping,
+        (Standing::Live, Phase::Merge) => WorkerState::Merging,
+        (Standing::Live, Phase::Shuffle | Phase::Reduce) if worker.acknowledged => WorkerState::Waiting,
+        (Standing::Live, Phase::Shuffle) => WorkerState::Shuffling,
+        (Standing::Live, Phase::Reduce) => WorkerState::Reducing,
     }
+}
+
+/// Says in one line what the user is to know.
+pub(super) fn notice(notice: &Notice, links: &[Link], source: &dyn SplitSource) -> String {
+    let name = |worker: &WorkerId| links.get(worker.index()).map_or("?", |link| link.name.as_str());
+    match notice {
+        Notice::Lost(loss) => lost(loss, name),
+        Notice::Joined { worker } => format!("worker {} joins in its place", name(worker)),
+        Notice::Retried { worker, split, cause } => {
+            let (worker, place) = (name(worker), source.describe(split));
+            format!("worker {worker} could not map the split of {place}: {cause}; another worker tries")
+        }
+    }
+}
+
+fn lost<'n>(loss: &Loss, name: impl Fn(&WorkerId) -> &'n str) -> String {
+    let Loss { worker, phase, cause, accuser, splits, survivors } = loss;
+    let mut line = format!("worker {} lost in {phase}: ", name(worker));
+    if let Some(accuser) = accuser {
+        line += &format!("{} cannot reach it: ", name(accuser));
+    }
+    line += cause;
+    if *splits > 0 {
+        let (n, are) = (counted(*splits, "split"), if *splits == 1 { "is" } else { "are" });
+        line += &match survivors {
+            0 => format!("; {n} {are} lost with it"),
+            _ => format!("; {n} {are} mapped again by {}", counted(*survivors as u64, "worker")),
+        };
+    }
+    line
+}
+
+fn counted(n: u64, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
 /// What became of the result.
@@ -81,11 +128,22 @@ pub(super) fn report<J: Job>(
         };
         PhaseReport { phase, seconds: (coordinator.phase_time(phase, now) + extra).as_secs_f64(), bytes }
     });
+    let workers = coordinator.workers();
+    let taking_part = || workers.iter().filter(|worker| worker.standing != Standing::Spare);
+    let name =
+        |worker: WorkerId| links.get(worker.index()).map_or_else(String::new, |link| link.name.clone());
+    let loss = |loss: &Loss| LossReport {
+        worker: name(loss.worker),
+        phase: loss.phase,
+        cause: loss.cause.clone(),
+        accuser: loss.accuser.map(name),
+        splits: loss.splits,
+    };
     Report {
         job: J::NAME.to_owned(),
         program_version: PROGRAM.to_owned(),
-        workers: links.len(),
-        threads: links.iter().map(|link| link.threads as usize).sum(),
+        workers: taking_part().count(),
+        threads: taking_part().map(|worker| worker.threads as usize).sum(),
         local: spec.local,
         total_seconds: phases.iter().map(|phase| phase.seconds).sum(),
         phases: phases.to_vec(),
@@ -96,5 +154,71 @@ pub(super) fn report<J: Job>(
         distinct_keys: totals.distinct_keys,
         output_entries: output.entries,
         output_bytes: output.bytes,
+        losses: coordinator.losses().iter().map(loss).collect(),
+        executions: totals.executions,
+        reexecuted_splits: totals.reexecutions,
+        backups_started: totals.backups,
+        backups_won: totals.backups_won,
+        epochs: totals.epochs,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logic::ids::SplitId;
+    use crate::logic::split::Split;
+
+    struct Book;
+
+    impl SplitSource for Book {
+        fn read(&self, _: &Split, _: &mut Vec<u8>) -> anyhow::Result<()> {
+            anyhow::bail!("it is not to be read")
+        }
+
+        fn describe(&self, split: &Split) -> String {
+            format!("book.txt, bytes {} to {}", split.offset, split.offset + split.length)
+        }
+    }
+
+    fn links() -> Vec<Link> {
+        let link = |name: &str| Link {
+            name: name.into(),
+            threads: 1,
+            address: String::new(),
+            orders: crossbeam_channel::unbounded().0,
+            written: crossbeam_channel::never(),
+            control: None,
+        };
+        ["tp-05", "tp-07"].map(link).into()
+    }
+
+    #[test]
+    fn a_loss_is_told_in_one_line() {
+        let loss = |accuser: Option<u32>, splits, survivors| {
+            let cause = "nothing heard of it for 10 s".to_owned();
+            let (worker, accuser) = (WorkerId(0), accuser.map(WorkerId));
+            let loss = Loss { worker, phase: Phase::Shuffle, cause, accuser, splits, survivors };
+            notice(&Notice::Lost(loss), &links(), &Book)
+        };
+        let told = "worker tp-05 lost in shuffle: nothing heard of it for 10 s";
+        assert_eq!(loss(None, 14, 7), format!("{told}; 14 splits are mapped again by 7 workers"));
+        assert_eq!(loss(None, 1, 1), format!("{told}; 1 split is mapped again by 1 worker"));
+        assert_eq!(loss(None, 0, 7), told);
+        assert_eq!(loss(None, 3, 0), format!("{told}; 3 splits are lost with it"));
+        let told = "worker tp-05 lost in shuffle: tp-07 cannot reach it: nothing heard of it for 10 s";
+        assert_eq!(loss(Some(1), 0, 7), told);
+    }
+
+    #[test]
+    fn who_joins_and_what_is_tried_again_is_told_by_name() {
+        let joined = notice(&Notice::Joined { worker: WorkerId(1) }, &links(), &Book);
+        assert_eq!(joined, "worker tp-07 joins in its place");
+        let split = Split { id: SplitId(3), file: 0, offset: 100, length: 50 };
+        let retried = Notice::Retried { worker: WorkerId(0), split, cause: "no memory".into() };
+        assert_eq!(
+            notice(&retried, &links(), &Book),
+            "worker tp-05 could not map the split of book.txt, bytes 100 to 150: no memory; another worker tries"
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! Feed: reads the splits of a link ahead of its writer, and packs them where that carries more text.
 //!
 //! Invariant: nobody but the feed waits for the input. A writer whose input stalls goes on to beat.
+//! Invariant: nothing is read that nobody wants any more.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded, unbounded};
@@ -16,15 +17,20 @@ use crate::runtime::source::SplitSource;
 use crate::wire::message::{SPLIT_HEADER_BYTES, SplitHeader};
 use crate::wire::pack::Packed;
 
+/// The writer's wish for a split. Once the writer has dropped it, nobody wants the split any more.
+pub(super) type Wish = Arc<SplitId>;
+
 /// A split that is to be read, and whether its execution is provisional.
 pub(super) struct Wanted {
     pub split: Split,
     pub provisional: bool,
+    pub wish: Weak<SplitId>,
 }
 
 /// A split that is ready to be written.
 pub(super) struct Ready {
-    pub id: SplitId,
+    pub wish: Weak<SplitId>,
+    id: SplitId,
     provisional: bool,
     packed: Packed,
     buffer: Vec<u8>,
@@ -86,13 +92,21 @@ impl Feed {
     /// # Errors
     /// Why a split could not be read.
     pub(super) fn run(mut self) -> Result<(), String> {
-        while let Ok(Wanted { split, provisional }) = self.wanted.recv() {
+        while let Ok(Wanted { split, provisional, wish }) = self.wanted.recv() {
             self.take_back();
+            if is_unwanted(&wish) {
+                continue;
+            }
             let mut text = self.buffers.pop().unwrap_or_default();
-            self.source.read(&split, &mut text).map_err(|error| format!("{error:#}"))?;
+            let read = self.source.read(&split, &mut text);
+            if is_unwanted(&wish) {
+                self.keep(text);
+                continue;
+            }
+            read.map_err(|error| format!("{error:#}"))?;
             let length = text.len();
             let packed = Packed { packing: Packing::Plain, length };
-            let ready = Ready { id: split.id, provisional, packed, buffer: text, length };
+            let ready = Ready { wish, id: split.id, provisional, packed, buffer: text, length };
             let ready = self.reconsider(ready);
             if !self.hand_over(ready) {
                 return Ok(());
@@ -147,4 +161,8 @@ impl Feed {
             self.buffers.push(buffer);
         }
     }
+}
+
+fn is_unwanted(wish: &Weak<SplitId>) -> bool {
+    wish.strong_count() == 0
 }

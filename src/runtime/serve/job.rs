@@ -1,7 +1,8 @@
 //! Job: the conversation with one client: its job begins, is fed, answers, and ends with the connection.
 
-use std::io::{BufReader, Read};
-use std::sync::{Arc, Mutex};
+use std::io::{self, BufReader, Read};
+use std::mem::replace;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, unbounded};
@@ -15,52 +16,86 @@ use crate::runtime::buffers::Buffers;
 use crate::runtime::engine::SplitData;
 use crate::runtime::greet::Until;
 use crate::runtime::inbox::Inbox;
-use crate::runtime::link::{Answer, Connection, MIN_TIMEOUT, READ_BUFFER_BYTES};
+use crate::runtime::link::{Answer, Connection, Control, MIN_TIMEOUT, READ_BUFFER_BYTES};
 use crate::runtime::shuffle::Peers;
 use crate::runtime::worker::{Input, Setup, inputs, run};
 use crate::runtime::{guarded, spawn};
 use crate::wire::frame::{
-    FrameError, Header, Kind, MAX_CONTROL_BYTES, MAX_PAYLOAD_BYTES, read_header, read_payload,
+    FrameError, Header, Kind, MAX_CONTROL_BYTES, MAX_PAYLOAD_BYTES, read_frame, read_header, read_payload,
 };
-use crate::wire::message::{Begin, FromWorker, SplitHeader, ToWorker, decode_message, read_message};
+use crate::wire::message::{Begin, FromWorker, SplitHeader, ToWorker, decode_message};
 
-/// How long a client may take from the greeting to its job. It reaches all other workers meanwhile, and some of them
-/// may not answer.
-const BEGIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a client may say nothing between the greeting and its job. It reaches all other workers meanwhile, and some
+/// of them may not answer. A client that keeps this worker as a spare, for one that may be lost, beats meanwhile.
+pub(super) const BEGIN_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 8 } else { 60 });
 
 /// The longest silence that a client can ask for: what is dead by then is not waited for any longer.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Runs the job that the client brings, until it ends or the client is gone.
 pub(super) fn serve_client<J: Job>(server: &Arc<Server>, mut connection: Connection) -> Result<(), String> {
-    let mut first = Until::within(BEGIN_TIMEOUT, &mut connection);
-    let ToWorker::Begin(begin) =
-        read_message(&mut first, MAX_CONTROL_BYTES).map_err(|error| error.to_string())?
-    else {
-        return Err("the client did not begin with a job".to_owned());
-    };
-    let Connection { reader, writer, control, peer } = connection;
+    let _kept = server.keep();
     let (answers, outgoing) = unbounded();
-    let closer = control.clone();
-    let written =
-        spawn(format!("mr:write:{peer}"), move || write_answers(writer, &outgoing, closer.as_ref()))
-            .map_err(|error| error.to_string())?;
-    let timeout = Duration::from_millis(begin.timeout_ms).clamp(MIN_TIMEOUT, MAX_TIMEOUT);
-    control.set_deadline(timeout).map_err(|error| error.to_string())?;
-    let ended = make_job::<J>(&begin).and_then(|job| {
-        (server.log)(&format!("{peer}: job {} ({}) begins", begin.job, begin.name));
-        run_job(server, &begin, timeout, job, reader, &answers)
-    });
-    if let Err(cause) = &ended {
-        let failed = Answer::Message(FromWorker::Failed { cause: cause.clone() });
-        let _ = answers.send(Outgoing::Answer(failed));
-    }
+    let (writer, closer) =
+        (replace(&mut connection.writer, Box::new(io::sink())), connection.control.clone());
+    // It beats from now on, so that the client sees a spare die.
+    let written = spawn(format!("mr:write:{}", connection.peer), move || {
+        write_answers(writer, &outgoing, closer.as_ref());
+    })
+    .map_err(|error| error.to_string())?;
+    let ended = match wait_for_job(&mut connection) {
+        Ok(None) => Ok(()),
+        Ok(Some(begin)) => {
+            let Connection { reader, control, peer, .. } = connection;
+            let ended = begin_job::<J>(server, &begin, reader, control.as_ref(), &peer, &answers);
+            let how = ended.as_ref().map_or_else(String::as_str, |()| "ended by the client");
+            (server.log)(&format!("{peer}: job {}: {how}", begin.job));
+            if let Err(cause) = ended {
+                let _ = answers.send(Outgoing::Answer(Answer::Message(FromWorker::Failed { cause })));
+            }
+            Ok(())
+        }
+        Err(cause) => Err(cause),
+    };
     // The writer ends once it has written all that it was told.
     drop(answers);
     let _ = written.join();
-    let how = ended.as_ref().map_or_else(String::as_str, |()| "ended by the client");
-    (server.log)(&format!("{peer}: job {}: {how}", begin.job));
-    Ok(())
+    ended
+}
+
+/// Waits until the client begins its job; `None` if it goes without: it needed no spare.
+fn wait_for_job(connection: &mut Connection) -> Result<Option<Begin>, String> {
+    let mut payload = Vec::new();
+    loop {
+        let mut reader = Until::within(BEGIN_TIMEOUT, connection);
+        let message = match read_frame(&mut reader, &mut payload, MAX_CONTROL_BYTES) {
+            Ok(Some(Kind::Control)) => decode_message(&payload),
+            Ok(Some(kind)) => Err(FrameError::Unexpected(kind)),
+            Ok(None) | Err(FrameError::Torn) => return Ok(None),
+            Err(error) => Err(error),
+        };
+        match message {
+            Ok(ToWorker::Begin(begin)) => return Ok(Some(begin)),
+            Ok(ToWorker::Beat) => {}
+            Ok(_) => return Err("the client did not begin with a job".to_owned()),
+            Err(error) => return Err(format!("the client did not begin a job: {error}")),
+        }
+    }
+}
+
+fn begin_job<J: Job>(
+    server: &Arc<Server>,
+    begin: &Begin,
+    reader: Box<dyn Read + Send>,
+    control: &dyn Control,
+    peer: &str,
+    answers: &Sender<Outgoing<J::Value>>,
+) -> Result<(), String> {
+    let timeout = Duration::from_millis(begin.timeout_ms).clamp(MIN_TIMEOUT, MAX_TIMEOUT);
+    control.set_deadline(timeout).map_err(|error| error.to_string())?;
+    let job = make_job::<J>(begin)?;
+    (server.log)(&format!("{peer}: job {} ({}) begins", begin.job, begin.name));
+    run_job(server, begin, timeout, job, reader, answers)
 }
 
 fn make_job<J: Job>(begin: &Begin) -> Result<J, String> {
@@ -100,11 +135,9 @@ fn run_job<J: Job>(
             network: server.network.clone(),
             key: server.options.key.clone().unwrap_or_default(),
             job: begin.job,
-            me: begin.worker,
             timeout,
             compress: begin.compress,
             cores: threads,
-            open: Mutex::default(),
         }),
         inbox,
     };

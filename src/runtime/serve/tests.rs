@@ -1,5 +1,7 @@
 //! A worker is spoken to by hand, over connections in memory.
 
+mod losses;
+
 use crossbeam_channel::{Sender, bounded};
 
 use super::*;
@@ -11,7 +13,9 @@ use crate::runtime::link::MIN_TIMEOUT;
 use crate::runtime::memory::Door;
 use crate::wire::entries::{SortedDecoder, SortedEntry};
 use crate::wire::frame::{Kind, MAX_PAYLOAD_BYTES, read_frame, write_frame};
-use crate::wire::message::{Begin, FromWorker, Routes, ToWorker, decode_message, encode_split};
+use crate::wire::message::{
+    Begin, FromWorker, RESULTS_HEADER_BYTES, Routes, SplitHeader, ToWorker, decode_message, decode_results,
+};
 use crate::wire::pack::{Packed, Packer};
 
 const KEY: &str = "the key";
@@ -20,24 +24,40 @@ const EPOCH: Epoch = Epoch(1);
 /// A worker that serves until this is dropped.
 struct Served {
     door: Door,
+    /// Where it looks for its peers.
+    peers: Door,
     _stop: Sender<()>,
+    /// Loses its sender when the worker has ended.
+    ended: Receiver<()>,
+    logged: Arc<Mutex<Vec<String>>>,
 }
 
 impl Served {
     fn start() -> Self {
-        let door = Door::new();
+        Self::start_with::<WordCount>(None)
+    }
+
+    fn start_with<J: Job>(idle_timeout: Option<Duration>) -> Self {
+        let (door, peers) = (Door::new(), Door::new());
         let (stop, stopped) = bounded(1);
+        let (ends, ended) = bounded(0);
         let options = WorkerOptions {
             name: "worker".into(),
             key: Some(KEY.into()),
             threads: 1,
             memory: u64::MAX,
-            idle_timeout: None,
+            idle_timeout,
             resident_bytes: || 0,
         };
-        let (listener, network) = (Arc::new(door.clone()), Arc::new(door.clone()));
-        std::thread::spawn(move || serve::<WordCount>(listener, network, options, stopped, Box::new(|_| ())));
-        Self { door, _stop: stop }
+        let logged: Arc<Mutex<Vec<String>>> = Arc::default();
+        let lines = logged.clone();
+        let log = Box::new(move |line: &str| lines.lock().expect("no panic").push(line.to_owned()));
+        let (listener, network) = (Arc::new(door.clone()), Arc::new(peers.clone()));
+        std::thread::spawn(move || {
+            let _ = serve::<J>(listener, network, options, stopped, log);
+            drop(ends);
+        });
+        Self { door, peers, _stop: stop, ended, logged }
     }
 
     fn say(&self, hello: &Hello) -> (Connection, Result<Greeting, FrameError>) {
@@ -82,7 +102,16 @@ impl Client {
     }
 
     fn packed_split(&mut self, id: u64, packed: Packed, bytes: &[u8]) {
-        let header = encode_split(SplitId(id), packed);
+        self.send_split(SplitHeader { split: SplitId(id), provisional: false, packed }, bytes);
+    }
+
+    fn provisional_split(&mut self, id: u64, text: &str) {
+        let packed = Packed { packing: Packing::Plain, length: text.len() };
+        self.send_split(SplitHeader { split: SplitId(id), provisional: true, packed }, text.as_bytes());
+    }
+
+    fn send_split(&mut self, header: SplitHeader, bytes: &[u8]) {
+        let header = header.encode();
         write_frame(&mut self.0.writer, Kind::Split, &[&header, bytes]).expect("the worker listens");
     }
 
@@ -126,9 +155,13 @@ fn begin(job: u64) -> Begin {
 }
 
 fn shuffle(workers: &[u32], owners: &[u32]) -> ToWorker {
+    shuffle_in(EPOCH, workers, owners)
+}
+
+fn shuffle_in(epoch: Epoch, workers: &[u32], owners: &[u32]) -> ToWorker {
     let workers = workers.iter().map(|&id| (WorkerId(id), String::new())).collect();
     ToWorker::Shuffle {
-        epoch: EPOCH,
+        epoch,
         routes: Routes { workers, owners: owners.iter().copied().map(WorkerId).collect() },
     }
 }
@@ -147,10 +180,10 @@ fn a_job_goes_from_its_beginning_to_its_end() {
     assert_eq!(client.hear(), FromWorker::Reduced { epoch: EPOCH, distinct: 2, entries: 2, bytes: 0 });
     // More credit than there is memory for.
     client.order(&ToWorker::Fetch { epoch: EPOCH, credit: u32::MAX, packing: Packing::Plain });
-    client.order(&ToWorker::Credit { batches: u32::MAX });
+    client.order(&ToWorker::Credit { epoch: EPOCH, batches: u32::MAX });
     let (kind, result) = client.next().expect("the result");
-    let (header, result) = result.split_first_chunk().expect("it says how it is packed");
-    assert_eq!(Packed::decode(*header, result.len()).expect("a header").packing, Packing::Plain);
+    let (header, result) = results_of(&result);
+    assert_eq!(header.packing, Packing::Plain);
     let result: Result<Vec<_>, _> = SortedDecoder::<u64>::new(result).collect();
     let entry = |rest, value| SortedEntry { shared: 0, rest, value };
     assert_eq!((kind, result), (Kind::Results, Ok(vec![entry(&b"b"[..], 2), entry(b"a", 1)])));
@@ -158,6 +191,14 @@ fn a_job_goes_from_its_beginning_to_its_end() {
     write_frame(&mut client.0.writer, Kind::End, &[]).expect("the worker listens");
     assert_eq!(client.next(), None);
     served.assert_well(0);
+}
+
+/// Returns how the entries of a frame of [`EPOCH`]'s results are packed, and these.
+fn results_of(payload: &[u8]) -> (Packed, &[u8]) {
+    let (header, entries) = payload.split_first_chunk::<RESULTS_HEADER_BYTES>().expect("a header");
+    let (epoch, packed) = decode_results(*header, entries.len()).expect("a header");
+    assert_eq!(epoch, EPOCH);
+    (packed, entries)
 }
 
 /// Packs `text` and says how.
@@ -187,8 +228,7 @@ fn packed_splits_are_mapped_and_packed_results_come_back() {
         assert!(matches!(client.hear(), FromWorker::Reduced { distinct: 5004, .. }));
         client.order(&ToWorker::Fetch { epoch: EPOCH, credit: 4, packing });
         let (kind, result) = client.next().expect("the result");
-        let (header, result) = result.split_first_chunk().expect("it says how it is packed");
-        let header = Packed::decode(*header, result.len()).expect("a header");
+        let (header, result) = results_of(&result);
         assert_eq!((kind, header.packing), (Kind::Results, packing));
         let mut unpacked = Vec::new();
         let entries = SortedDecoder::<u64>::new(header.unpack(result, &mut unpacked).expect("it is whole"));
@@ -225,7 +265,7 @@ fn a_split_that_says_what_cannot_be_ends_its_job_only() {
     let served = Served::start();
     let header = |packing, length: u32| {
         let [a, b, c, d] = length.to_le_bytes();
-        [0, 0, 0, 0, 0, 0, 0, 1, packing, a, b, c, d]
+        [1, 0, 0, 0, 0, 0, 0, 0, 0, packing, a, b, c, d]
     };
     for (payload, what) in [
         (header(1, 2551).to_vec(), "do not hold"),

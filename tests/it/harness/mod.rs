@@ -6,12 +6,17 @@
 
 #![allow(dead_code)] // Each test uses a part.
 
+pub mod clients;
 pub mod deadline;
+pub mod held;
+pub mod netns;
 pub mod processes;
 pub mod program;
+pub mod proxy;
 pub mod served;
 pub mod sshd;
 pub mod web;
+pub mod workers;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,0 +1,196 @@
+//! Explain: what the user is told of a run that failed: what failed, where, and what to do next.
+
+use anyhow::{Error, anyhow};
+
+use crate::logic::coordinator::{Failure, Loss};
+use crate::logic::ids::WorkerId;
+use crate::runtime::client::RunError;
+use crate::runtime::source::SplitSource;
+
+use super::{CommandError, RunOptions, Workers};
+use crate::cmd::cli::Exit;
+
+/// What names what a failure is about.
+pub(super) struct Told<'t> {
+    /// The workers', spares included; there are none in-process.
+    pub names: &'t [String],
+    pub source: &'t dyn SplitSource,
+    pub options: &'t RunOptions,
+}
+
+impl Told<'_> {
+    /// Makes a failure what the user is told.
+    pub(super) fn explain(&self, error: RunError) -> CommandError {
+        let (cause, advice) = match error.failure {
+            Failure::Interrupted => return CommandError::interrupted(),
+            Failure::NoWorkerLeft(Loss { phase, cause, .. }) | Failure::GaveUp(Loss { phase, cause, .. })
+                if self.names.is_empty() =>
+            {
+                (anyhow!(cause).context(format!("the job failed in {phase}")), None)
+            }
+            Failure::NoWorkerLeft(last) => (self.no_worker_left(last), Some(self.start_again().to_owned())),
+            Failure::GaveUp(last) => (self.gave_up(last), Some(GIVE_MORE.to_owned())),
+            Failure::ExecutionFailed { worker, split, cause, workers } => {
+                let place = self.source.describe(&split);
+                let (failed, advice) = match workers {
+                    _ if self.names.is_empty() => (format!("could not map the split of {place}"), None),
+                    0 | 1 => (
+                        format!("worker {} could not map the split of {place}", self.name(worker)),
+                        Some(MEND.to_owned()),
+                    ),
+                    _ => (
+                        format!(
+                            "{workers} workers could not map the split of {place}; the last was {}",
+                            self.name(worker)
+                        ),
+                        Some(MEND.to_owned()),
+                    ),
+                };
+                (anyhow!(cause).context(failed), advice)
+            }
+            Failure::Input { cause } => (anyhow!(cause).context("the input cannot be read"), None),
+            Failure::Output { cause } => {
+                let output = error.output.map_or_else(|| anyhow!(cause), Error::from);
+                (output.context("the result cannot be written"), None)
+            }
+        };
+        CommandError { cause, advice, exit: Exit::Failure }
+    }
+
+    fn name(&self, worker: WorkerId) -> &str {
+        self.names.get(worker.index()).map_or("?", String::as_str)
+    }
+
+    fn no_worker_left(&self, last: Loss) -> Error {
+        let lost = self.lost(last);
+        match self.names.len() {
+            0 | 1 => lost,
+            all => lost.context(format!("no worker is left: all {all} were lost")),
+        }
+    }
+
+    fn gave_up(&self, last: Loss) -> Error {
+        let Loss { worker, phase, cause, .. } = last;
+        let context =
+            format!("workers gave up for the same reason, {} the last, in {phase}", self.name(worker));
+        anyhow!(cause).context(context)
+    }
+
+    fn lost(&self, Loss { worker, phase, cause, accuser, .. }: Loss) -> Error {
+        let cause = match accuser {
+            None => anyhow!(cause),
+            Some(peer) => anyhow!(cause).context(format!("worker {} cannot reach it", self.name(peer))),
+        };
+        cause.context(format!("worker {} was lost in {phase}", self.name(worker)))
+    }
+
+    fn start_again(&self) -> &'static str {
+        match self.options.workers {
+            Workers::Named(_) => "start the workers again with `serve`, or name others in --workers",
+            _ => "`status` says what runs where; `deploy` starts the workers again",
+        }
+    }
+}
+
+/// What helps where workers give up one after the other, most likely for want of memory.
+const GIVE_MORE: &str = "others would give up, too: give the workers more memory with `deploy --memory`, or use more \
+                         of them";
+
+/// What helps where a split fails wherever it is executed.
+const MEND: &str =
+    "mend the job, or take the record out of the input; `run --local` of that file fails in the same way";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edge::input::Input;
+    use crate::edge::output::{Destination, Format};
+    use crate::logic::coordinator::Phase;
+    use crate::logic::ids::SplitId;
+    use crate::logic::packing::Compress;
+    use crate::logic::split::Split;
+
+    /// What is said of `failure` when `names` were used.
+    fn said(names: &[&str], workers: Workers, failure: Failure) -> (String, Option<String>) {
+        let directory = tempfile::tempdir().unwrap();
+        let book = directory.path().join("book.txt");
+        std::fs::write(&book, "some text").unwrap();
+        let input = Input::open(&[book]).unwrap();
+        let options = RunOptions {
+            inputs: Vec::new(),
+            hosts: "hosts.toml".into(),
+            workers,
+            servers: None,
+            top: None,
+            destination: Destination::Stdout,
+            format: Format::Tsv,
+            split_size: None,
+            report: None,
+            threads: None,
+            worker_timeout: std::time::Duration::from_secs(10),
+            compress: Compress::Auto,
+            backups: true,
+        };
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let told = Told { names: &names, source: input.as_ref(), options: &options };
+        let error = told.explain(RunError { failure, output: None });
+        assert_eq!(error.exit, Exit::Failure);
+        let said = format!("{:#}", error.cause).replace(&directory.path().display().to_string(), "");
+        (said, error.advice)
+    }
+
+    fn last(worker: u32, accuser: Option<u32>) -> Loss {
+        Loss {
+            worker: WorkerId(worker),
+            phase: Phase::Reduce,
+            cause: "it is gone".into(),
+            accuser: accuser.map(WorkerId),
+            splits: 3,
+            survivors: 0,
+        }
+    }
+
+    #[test]
+    fn the_loss_of_all_names_the_last() {
+        let (text, advice) = said(&["a", "b"], Workers::Deployed, Failure::NoWorkerLeft(last(1, Some(0))));
+        assert_eq!(
+            text,
+            "no worker is left: all 2 were lost: worker b was lost in reduce: worker a cannot reach it: it is gone"
+        );
+        assert!(advice.unwrap().contains("`deploy`"));
+        let named = Workers::Named(vec!["a:1".into()]);
+        let (text, advice) = said(&["a:1"], named, Failure::NoWorkerLeft(last(0, None)));
+        assert_eq!(text, "worker a:1 was lost in reduce: it is gone");
+        assert!(advice.unwrap().contains("`serve`"));
+        let (text, advice) = said(&[], Workers::Local, Failure::NoWorkerLeft(last(0, None)));
+        assert_eq!((text.as_str(), advice), ("the job failed in reduce: it is gone", None));
+    }
+
+    #[test]
+    fn workers_that_give_up_alike_tell_why() {
+        let (text, advice) = said(&["a", "b", "c"], Workers::Deployed, Failure::GaveUp(last(2, None)));
+        assert_eq!(text, "workers gave up for the same reason, c the last, in reduce: it is gone");
+        assert!(advice.unwrap().contains("--memory"));
+    }
+
+    #[test]
+    fn a_split_that_fails_everywhere_is_named() {
+        let failed = |workers| Failure::ExecutionFailed {
+            worker: WorkerId(1),
+            split: Split { id: SplitId(0), file: 0, offset: 2, length: 5 },
+            cause: "the job panicked: poison".into(),
+            workers,
+        };
+        let (text, advice) = said(&["a", "b", "c"], Workers::Deployed, failed(3));
+        assert_eq!(
+            text,
+            "3 workers could not map the split of /book.txt, bytes 2 to 7; the last was b: the job panicked: poison"
+        );
+        assert!(advice.unwrap().contains("run --local"));
+        let (text, _) = said(&["a", "b", "c"], Workers::Deployed, failed(1));
+        assert!(text.starts_with("worker b could not map the split of /book.txt, bytes 2 to 7: "), "{text}");
+        let (text, advice) = said(&[], Workers::Local, failed(1));
+        assert!(text.starts_with("could not map the split of /book.txt, bytes 2 to 7: "), "{text}");
+        assert_eq!(advice, None);
+    }
+}

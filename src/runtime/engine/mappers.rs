@@ -1,0 +1,212 @@
+//! Mappers: the map threads of one job on one worker, from its beginning to its end.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::thread::Builder;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use super::tables::MapTables;
+use super::{Work, lock};
+use crate::job::Job;
+use crate::logic::ids::SplitId;
+use crate::logic::split::Split;
+use crate::logic::table::{Folder, Table};
+use crate::logic::worker::Execution;
+use crate::runtime::buffers::Received;
+use crate::runtime::guarded;
+use crate::runtime::source::SplitSource;
+
+/// The bytes of a split, or where to read them.
+pub(crate) enum SplitData {
+    Received(Received),
+    Stored(Split, Arc<dyn SplitSource>),
+}
+
+/// What is heard of the threads.
+pub(crate) enum MapEvent {
+    /// Comes once for each split that is to be executed.
+    Executed { split: SplitId, end: Execution },
+    /// What was folded here cannot be told any more.
+    Broken { cause: String },
+}
+
+/// Hears of each event, on whatever thread.
+pub(crate) type Heard = Arc<dyn Fn(MapEvent) + Send + Sync>;
+
+/// Threads that fold splits.
+pub(crate) struct Mappers<J: Job> {
+    work: Arc<Work<J>>,
+    tables: Arc<MapTables<J>>,
+    waiting: Waiting,
+    tasks: Sender<Task<J::Value>>,
+    heard: Heard,
+}
+
+/// Splits whose execution has not begun, and whether it is to be provisional. A lock: the loop puts in, and takes out
+/// what is cancelled; a thread takes out what it begins.
+type Waiting = Arc<Mutex<HashMap<SplitId, (bool, SplitData)>>>;
+
+/// What the next free thread is to do.
+enum Task<V> {
+    /// Nothing, if it was cancelled.
+    Execute(SplitId),
+    /// One of the committed tables, if there is one left.
+    Merge,
+    /// Giving back much memory takes its time, which the loop has not.
+    Free(Table<V>),
+}
+
+impl<J: Job> Mappers<J> {
+    /// Starts `work.threads` threads.
+    ///
+    /// # Errors
+    /// If one cannot be started.
+    pub(crate) fn start(work: &Arc<Work<J>>, heard: &Heard) -> std::io::Result<Self> {
+        let tables = Arc::new(MapTables::new(work.clone()));
+        let waiting = Waiting::default();
+        // The client's window bounds what waits here.
+        let (tasks, queue) = unbounded();
+        for index in 0..work.threads {
+            let (work, tables, waiting) = (work.clone(), tables.clone(), waiting.clone());
+            let thread = Thread { index, work, tables, waiting, heard: heard.clone() };
+            let queue = queue.clone();
+            Builder::new().name(format!("mr:map:{index}")).spawn(move || thread.run(&queue))?;
+        }
+        Ok(Self { work: work.clone(), tables, waiting, tasks, heard: heard.clone() })
+    }
+
+    /// Has a split folded by the next free thread: if `provisional`, into a table of its own.
+    pub(crate) fn execute(&self, split: SplitId, provisional: bool, data: SplitData) {
+        lock(&self.waiting).insert(split, (provisional, data));
+        self.queue(Task::Execute(split));
+    }
+
+    /// Has an execution that has not begun end as cancelled.
+    pub(crate) fn cancel(&self, split: SplitId) {
+        let waited = lock(&self.waiting).remove(&split);
+        if waited.is_some() {
+            (self.heard)(MapEvent::Executed { split, end: Execution::Cancelled });
+        }
+    }
+
+    /// Makes the table of a provisional execution one of the map tables.
+    pub(crate) fn commit(&self, split: SplitId) {
+        self.tables.commit(split);
+        self.queue(Task::Merge);
+    }
+
+    /// Drops the table of a provisional execution.
+    pub(crate) fn discard(&self, split: SplitId) {
+        if let Some(table) = self.tables.discard(split) {
+            self.queue(Task::Free(table));
+        }
+    }
+
+    /// Returns the map tables.
+    pub(crate) fn tables(&self) -> Arc<MapTables<J>> {
+        self.tables.clone()
+    }
+
+    /// Ends the job: the threads end as soon as they notice, and what was folded is dropped.
+    pub(crate) fn end(self) {
+        self.work.cancel();
+        lock(&self.waiting).clear();
+        self.tables.clear();
+    }
+
+    /// Returns how many splits no thread has begun with.
+    #[cfg(test)]
+    pub(super) fn waiting_splits(&self) -> usize {
+        lock(&self.waiting).len()
+    }
+
+    fn queue(&self, task: Task<J::Value>) {
+        // Threads end when the sender is dropped, not before, so there is always one that listens.
+        let _ = self.tasks.send(task);
+    }
+}
+
+/// One of the threads.
+struct Thread<J: Job> {
+    index: usize,
+    work: Arc<Work<J>>,
+    tables: Arc<MapTables<J>>,
+    waiting: Waiting,
+    heard: Heard,
+}
+
+impl<J: Job> Thread<J> {
+    fn run(self, queue: &Receiver<Task<J::Value>>) {
+        let mut buffers = Buffers { text: Vec::new(), folder: None };
+        for task in queue {
+            if self.work.is_cancelled() {
+                break;
+            }
+            match task {
+                Task::Execute(split) => {
+                    let waited = lock(&self.waiting).remove(&split);
+                    if let Some((provisional, data)) = waited {
+                        let end = self.execute(split, provisional, data, &mut buffers);
+                        (self.heard)(MapEvent::Executed { split, end });
+                    }
+                }
+                Task::Merge => {
+                    if let Err(cause) = self.tables.merge_committed(self.index) {
+                        (self.heard)(MapEvent::Broken { cause });
+                    }
+                }
+                Task::Free(table) => drop(table),
+            }
+        }
+        // It may have been at work when all was dropped.
+        self.tables.clear_slot(self.index);
+    }
+
+    fn execute(
+        &self,
+        split: SplitId,
+        provisional: bool,
+        data: SplitData,
+        buffers: &mut Buffers<J::Value>,
+    ) -> Execution {
+        let Buffers { text, folder } = buffers;
+        // All of it is guarded: a thread that ended would leave its split unanswered.
+        let folded = guarded(|| {
+            with_text(data, text, |text| match provisional {
+                true => self.tables.fold_apart(split, text, folder).map_err(|cause| (cause, Vec::new())),
+                false => self.tables.fold(self.index, split, text),
+            })
+        });
+        match folded.flatten() {
+            Ok(Ok(pairs)) => Execution::Folded { pairs },
+            Ok(Err((cause, dropped))) => Execution::Failed { cause, dropped },
+            // It failed before anything was folded.
+            Err(cause) => Execution::Failed { cause, dropped: Vec::new() },
+        }
+    }
+}
+
+/// What a thread uses again and again.
+struct Buffers<V> {
+    text: Vec<u8>,
+    /// For provisional executions.
+    folder: Option<Folder<V>>,
+}
+
+/// Calls `fold` with the text of a split, which goes through `buffer` if need be.
+///
+/// # Errors
+/// If it cannot be had.
+fn with_text<T>(data: SplitData, buffer: &mut Vec<u8>, fold: impl FnOnce(&[u8]) -> T) -> Result<T, String> {
+    match data {
+        SplitData::Received(split) => {
+            let text = split.text(buffer).map_err(|error| error.to_string())?;
+            Ok(fold(text))
+        }
+        SplitData::Stored(split, source) => {
+            source.read(&split, buffer).map_err(|error| format!("{error:#}"))?;
+            Ok(fold(buffer))
+        }
+    }
+}

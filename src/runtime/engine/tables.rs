@@ -1,0 +1,239 @@
+//! Tables: the durable state of one job on one worker: what its splits were folded into.
+//!
+//! Each map thread has a *slot*, into whose folder it folds splits straight away. A split whose execution is
+//! provisional gets a table of its own, which is held until it is committed, and then merged into a slot, so that many
+//! small tables do not pile up. For a shuffle all are made tables that do not change any more; what is folded later,
+//! because a worker was lost, goes into new ones.
+//!
+//! Invariant: a split that was folded, and not dropped, is in one of slots, committed tables and finished ones, also
+//! while it moves: a slot is locked before a committed table is taken for it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::{Work, lock, map_on_all_threads};
+use crate::job::{Emit, Job};
+use crate::logic::ids::SplitId;
+use crate::logic::table::{Folder, Table};
+use crate::runtime::guarded;
+
+/// The map tables of one job on one worker.
+pub(crate) struct MapTables<J: Job> {
+    work: Arc<Work<J>>,
+    /// One for each map thread. A lock: its thread takes it once a split, the shuffle when there are none.
+    slots: Vec<Mutex<Slot<J::Value>>>,
+    /// A lock: the loop and all map threads put tables in and take them out.
+    apart: Mutex<Apart<J::Value>>,
+    /// What does not change any more. A lock, held while tables are finished: who asks next gets those, too.
+    finished: Mutex<Vec<Arc<Table<J::Value>>>>,
+    /// Bytes of all of them.
+    bytes: AtomicUsize,
+}
+
+/// What one map thread has folded.
+struct Slot<V> {
+    /// `None` until there is something to fold.
+    folder: Option<Folder<V>>,
+    splits: Vec<SplitId>,
+    bytes: usize,
+}
+
+/// Tables of one split each.
+struct Apart<V> {
+    held: HashMap<SplitId, Table<V>>,
+    committed: VecDeque<(SplitId, Table<V>)>,
+}
+
+impl<J: Job> MapTables<J> {
+    pub(super) fn new(work: Arc<Work<J>>) -> Self {
+        let slot = || Slot { folder: None, splits: Vec::new(), bytes: 0 };
+        Self {
+            slots: (0..work.threads).map(|_| Mutex::new(slot())).collect(),
+            apart: Mutex::new(Apart { held: HashMap::new(), committed: VecDeque::new() }),
+            finished: Mutex::default(),
+            bytes: AtomicUsize::new(0),
+            work,
+        }
+    }
+
+    /// Folds a split into the slot of the thread `index`, and returns the number of pairs.
+    ///
+    /// # Errors
+    /// If the job panics or the memory does not do. What the slot held may be lost with it: then the slot is empty, and
+    /// the splits that were folded in it are returned.
+    pub(super) fn fold(
+        &self,
+        index: usize,
+        split: SplitId,
+        text: &[u8],
+    ) -> Result<u64, (String, Vec<SplitId>)> {
+        let mut slot = lock(&self.slots[index]);
+        self.check_memory(self.bytes.load(Ordering::Relaxed)).map_err(|cause| (cause, Vec::new()))?;
+        let Slot { folder, splits, bytes } = &mut *slot;
+        let folder = folder.get_or_insert_with(|| Folder::new(self.work.seed));
+        let folded = guarded(|| fold_text(&self.work, text, folder));
+        let held = self.recount(bytes, folder.memory_bytes());
+        match folded.and_then(|pairs| self.check_memory(held).map(|()| pairs)) {
+            Ok(pairs) => {
+                splits.push(split);
+                Ok(pairs)
+            }
+            Err(cause) => Err((cause, self.empty(&mut slot))),
+        }
+    }
+
+    /// Folds a split into a table of its own, and returns the number of pairs. `folder` is used again and again.
+    ///
+    /// # Errors
+    /// If the job panics or the memory does not do.
+    pub(super) fn fold_apart(
+        &self,
+        split: SplitId,
+        text: &[u8],
+        folder: &mut Option<Folder<J::Value>>,
+    ) -> Result<u64, String> {
+        // Taken out, so that nothing of it is left should the job panic.
+        let mut taken = folder.take().unwrap_or_else(|| Folder::new(self.work.seed));
+        let (pairs, table) = guarded(|| {
+            let pairs = fold_text(&self.work, text, &mut taken);
+            let mut table = taken.take(|into, other| self.work.job.combine(into, other));
+            table.release_slots();
+            (pairs, table)
+        })?;
+        *folder = Some(taken);
+        let mut bytes = 0;
+        let held = self.recount(&mut bytes, table.memory_bytes());
+        if let Err(cause) = self.check_memory(held) {
+            self.recount(&mut bytes, 0);
+            return Err(cause);
+        }
+        lock(&self.apart).held.insert(split, table);
+        Ok(pairs)
+    }
+
+    /// Has the table of a split count, if it is held.
+    pub(super) fn commit(&self, split: SplitId) {
+        let apart = &mut *lock(&self.apart);
+        if let Some(table) = apart.held.remove(&split) {
+            apart.committed.push_back((split, table));
+        }
+    }
+
+    /// Takes the table of a split out, if it is held.
+    pub(super) fn discard(&self, split: SplitId) -> Option<Table<J::Value>> {
+        let table = lock(&self.apart).held.remove(&split)?;
+        self.recount(&mut table.memory_bytes(), 0);
+        Some(table)
+    }
+
+    /// Merges a committed table, if there is one, into the slot of the thread `index`.
+    ///
+    /// # Errors
+    /// If the job panics: then what was folded here cannot be told any more.
+    pub(super) fn merge_committed(&self, index: usize) -> Result<(), String> {
+        let slot = &mut *lock(&self.slots[index]);
+        let Some((split, table)) = lock(&self.apart).committed.pop_front() else { return Ok(()) };
+        let folder = slot.folder.get_or_insert_with(|| Folder::new(self.work.seed));
+        guarded(|| {
+            let mut batch = folder.batch(|into, other| self.work.job.combine(into, other));
+            for entry in table.iter() {
+                batch.pair(entry.key, entry.value.clone());
+            }
+            batch.finish();
+        })?;
+        slot.splits.push(split);
+        self.recount(&mut slot.bytes, folder.memory_bytes());
+        self.recount(&mut table.memory_bytes(), 0);
+        Ok(())
+    }
+
+    /// Returns all tables; none of them changes any more. Waits for a thread that folds into its slot, or merges.
+    ///
+    /// # Errors
+    /// If the job panics, or is over: then what was folded here cannot be told any more.
+    pub(crate) fn all(&self) -> Result<Vec<Arc<Table<J::Value>>>, String> {
+        let mut finished = lock(&self.finished);
+        let committed = std::mem::take(&mut lock(&self.apart).committed);
+        let slots = self.slots.iter().collect();
+        let made = map_on_all_threads(&self.work, slots, |slot| Ok(self.finish(&mut lock(slot))))?;
+        let tables = committed.into_iter().map(|(_, table)| table).chain(made.into_iter().flatten());
+        finished.extend(tables.filter(|table| !table.is_empty()).map(Arc::new));
+        Ok(finished.clone())
+    }
+
+    /// Makes what a slot holds a table, and the slot empty.
+    fn finish(&self, slot: &mut Slot<J::Value>) -> Option<Table<J::Value>> {
+        let folder = slot.folder.take()?;
+        let mut table = folder.finish(|into, other| self.work.job.combine(into, other));
+        table.release_slots();
+        self.recount(&mut slot.bytes, table.memory_bytes());
+        // It is the table now that they are counted for.
+        slot.bytes = 0;
+        slot.splits.clear();
+        Some(table)
+    }
+
+    /// Drops what a slot holds and returns its splits.
+    fn empty(&self, slot: &mut Slot<J::Value>) -> Vec<SplitId> {
+        slot.folder = None;
+        self.recount(&mut slot.bytes, 0);
+        std::mem::take(&mut slot.splits)
+    }
+
+    /// Drops what the thread `index` has folded: the job is over.
+    pub(super) fn clear_slot(&self, index: usize) {
+        self.empty(&mut lock(&self.slots[index]));
+    }
+
+    /// Drops everything but what threads are at work on, which they drop themselves: the job is over.
+    pub(super) fn clear(&self) {
+        let apart = &mut *lock(&self.apart);
+        apart.held.clear();
+        apart.committed.clear();
+        for slot in &self.slots {
+            if let Ok(mut slot) = slot.try_lock() {
+                self.empty(&mut slot);
+            }
+        }
+        if let Ok(mut finished) = self.finished.try_lock() {
+            finished.clear();
+        }
+    }
+
+    /// Returns the bytes of all tables.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many committed tables are not merged, nor being merged.
+    #[cfg(test)]
+    pub(super) fn committed(&self) -> usize {
+        lock(&self.apart).committed.len()
+    }
+
+    /// Counts `now` bytes instead of those counted so far, and returns the bytes of all tables.
+    fn recount(&self, counted: &mut usize, now: usize) -> usize {
+        let before = std::mem::replace(counted, now);
+        let change = now.wrapping_sub(before);
+        self.bytes.fetch_add(change, Ordering::Relaxed).wrapping_add(change)
+    }
+
+    fn check_memory(&self, held: usize) -> Result<(), String> {
+        if held as u64 <= self.work.memory {
+            return Ok(());
+        }
+        Err(format!(
+            "the map tables need {:.1} MB, more than the {:.1} MB that this worker may use (--memory)",
+            held as f64 / 1e6,
+            self.work.memory as f64 / 1e6
+        ))
+    }
+}
+
+fn fold_text<J: Job>(work: &Work<J>, text: &[u8], folder: &mut Folder<J::Value>) -> u64 {
+    let mut batch = folder.batch(|into, other| work.job.combine(into, other));
+    work.job.map(text, &mut batch);
+    batch.finish()
+}
