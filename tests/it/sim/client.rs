@@ -2,6 +2,8 @@
 //!
 //! It does what `runtime::client` does, in virtual time.
 
+mod merging;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,22 +15,17 @@ use mapreduce::logic::worker::Reply;
 use super::check::Violation;
 use super::mutants::{Brain, Mutant};
 use super::plan::{MILLISECOND, Plan, Time};
-use super::text::{Cutter, render};
+use super::text::Cutter;
 use super::worker::Order;
 use super::world::{Happening, World};
-
-/// Batches of a result that a worker may be ahead of the merge.
-const CREDIT_BATCHES: u32 = 4;
+pub use merging::Merge;
 
 /// What the client hears from a worker.
 #[derive(Clone, Debug)]
 pub enum Answer {
     Begun,
     Reply(Reply),
-    Results {
-        epoch: Epoch,
-        batch: VecDeque<(Rc<[u8]>, u64)>,
-    },
+    Results { epoch: Epoch, batch: VecDeque<(Rc<[u8]>, u64)> },
     ResultsEnd(Epoch),
     Failed(String),
     Beat,
@@ -68,21 +65,6 @@ pub struct Counted {
     /// Executions that each worker owes an answer.
     owed: BTreeMap<WorkerId, u64>,
     pub joined: u64,
-}
-
-/// A merge of one epoch's results.
-pub struct Merge {
-    epoch: Epoch,
-    streams: BTreeMap<WorkerId, Arriving>,
-    /// How much of the output it has made.
-    made: usize,
-    written: bool,
-}
-
-#[derive(Default)]
-struct Arriving {
-    batches: VecDeque<VecDeque<(Rc<[u8]>, u64)>>,
-    ended: bool,
 }
 
 impl Client {
@@ -193,7 +175,8 @@ impl World {
         if let Event::Shuffled { epoch: of, .. } | Event::Reduced { epoch: of, .. } = event {
             self.injuries.seen.stale_words += u64::from(*of < epoch || is_mapping);
         }
-        if let Event::Mapped { worker, .. } | Event::MapFailed { worker, .. } | Event::Dropped { worker, .. } = event
+        if let Event::Mapped { worker, .. } | Event::MapFailed { worker, .. } | Event::Dropped { worker, .. } =
+            event
             && let Some(owed) = counted.owed.get_mut(worker)
         {
             *owed = owed.saturating_sub(1);
@@ -238,16 +221,6 @@ impl World {
         };
         self.tell(event);
         self.go_on_merging();
-    }
-
-    /// Returns the stream of a worker's result, if results of the epoch are wanted.
-    fn arriving(&mut self, worker: WorkerId, epoch: Epoch) -> Option<&mut Arriving> {
-        let takes_any = self.mutant == Some(Mutant::MergesOldResults);
-        let merge = self.merge()?;
-        if merge.epoch != epoch && !takes_any {
-            return None;
-        }
-        merge.streams.get_mut(&worker).filter(|stream| !stream.ended)
     }
 
     fn perform(&mut self, command: Command) {
@@ -332,76 +305,6 @@ impl World {
             }
         };
         self.tell(event);
-    }
-
-    fn start_merge(&mut self, epoch: Epoch) {
-        if self.mutant == Some(Mutant::MergesOldResults)
-            && let Some(merge) = &mut self.client.merge
-        {
-            // Of the workers that are still there.
-            merge.epoch = epoch;
-        } else if self.client.merge.is_some() {
-            self.violate(Violation::Protocol("a merge began within another".to_owned()));
-        }
-        let members = self.client.brain.coordinator().members();
-        let streams = members.iter().map(|worker| (*worker, Arriving::default())).collect();
-        self.client.merge.get_or_insert(Merge { epoch, streams, made: 0, written: false });
-        for worker in members {
-            self.send_order(worker, Order::Fetch { epoch, credit: CREDIT_BATCHES });
-        }
-    }
-
-    /// Merges as far as something of every stream is there.
-    fn go_on_merging(&mut self) {
-        let Client { merge, output, .. } = &mut self.client;
-        let Some(merge) = merge.as_mut().filter(|merge| !merge.written) else { return };
-        let (mut credits, mut is_same) = (Vec::new(), true);
-        let epoch = merge.epoch;
-        let has_all = loop {
-            let open = |stream: &&mut Arriving| !stream.ended || !stream.batches.is_empty();
-            if merge.streams.values_mut().filter(open).any(|stream| stream.batches.is_empty()) {
-                break false;
-            }
-            let first = |stream: &Arriving| {
-                let (word, count) = stream.batches.front()?.front()?;
-                Some((!count, word.clone()))
-            };
-            let heads = merge.streams.iter().filter_map(|(worker, stream)| Some((first(stream)?, *worker)));
-            let Some(((rank, word), worker)) = heads.min() else { break true };
-            if let Some(stream) = merge.streams.get_mut(&worker)
-                && let Some(batch) = stream.batches.front_mut()
-            {
-                batch.pop_front();
-                if batch.is_empty() {
-                    stream.batches.pop_front();
-                    credits.push(worker);
-                }
-            }
-            let mut line = Vec::new();
-            render(&word, !rank, &mut line);
-            // What an earlier merge has written is not written again: it must be the same.
-            match output.get(merge.made..merge.made + line.len()) {
-                Some(before) => is_same &= before == line,
-                None if merge.made == output.len() => output.extend_from_slice(&line),
-                None => is_same = false,
-            }
-            merge.made += line.len();
-        };
-        merge.written = has_all;
-        for worker in credits {
-            self.send_order(worker, Order::Credit { epoch, batches: 1 });
-        }
-        if !is_same {
-            self.violate(Violation::Result("a merge that began anew wrote something else".to_owned()));
-        }
-        if has_all {
-            let delay = self.random.below(300 * MILLISECOND);
-            self.after(delay, Happening::Written(epoch));
-        }
-    }
-
-    pub fn written(&mut self, epoch: Epoch) {
-        self.tell(Event::Merged { epoch });
     }
 
     /// The client's process ends, and its links with it.

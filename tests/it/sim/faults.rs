@@ -75,7 +75,8 @@ impl Seen {
 
     /// Returns the smallest of the counts.
     pub fn rarest(&self) -> u64 {
-        let all = [self.fenced_words, self.stale_words, self.evicted, self.merges_broken_off, self.superseded];
+        let all =
+            [self.fenced_words, self.stale_words, self.evicted, self.merges_broken_off, self.superseded];
         all.into_iter().chain([self.streams_refused, self.taken_back]).min().unwrap_or(0)
     }
 }
@@ -177,7 +178,7 @@ impl World {
             self.workers[worker.index()].off = true;
         } else {
             // What it had sent arrives before the news of its end.
-            self.close_streams(worker, Epoch(u32::MAX));
+            self.close_streams(worker, true);
             self.send_answer(worker, Answer::Closed);
         }
         let process = &mut self.workers[worker.index()];

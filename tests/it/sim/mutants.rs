@@ -37,8 +37,6 @@ pub enum Mutant {
     LosesSplit,
     /// A worker counts a stream that broke as one that ended.
     CountsBrokenStreams,
-    /// A worker counts the end of a stream of an older epoch.
-    CountsOldStreams,
     /// A worker takes batches of an older epoch in.
     TakesOldBatches,
     /// A worker folds provisional executions into its map tables at once.
@@ -48,7 +46,7 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub const ALL: [Mutant; 16] = [
+    pub const ALL: [Mutant; 15] = [
         Mutant::HearsStaleEpoch,
         Mutant::ForgetsSplit,
         Mutant::CommitsBoth,
@@ -61,7 +59,6 @@ impl Mutant {
         Mutant::NoticesNoSilence,
         Mutant::LosesSplit,
         Mutant::CountsBrokenStreams,
-        Mutant::CountsOldStreams,
         Mutant::TakesOldBatches,
         Mutant::FoldsProvisionalAtOnce,
         Mutant::KeepsJobs,
@@ -237,13 +234,9 @@ impl Brain {
 pub fn tell(
     mutant: Option<Mutant>,
     machine: &mut worker::Worker,
-    newest: Epoch,
     event: worker::Event,
 ) -> Vec<worker::Command> {
     match (mutant, event) {
-        (Some(Mutant::CountsOldStreams), worker::Event::StreamEnded { epoch, source }) => {
-            machine.handle(worker::Event::StreamEnded { epoch: epoch.max(newest), source })
-        }
         (Some(Mutant::CountsBrokenStreams), worker::Event::StreamFailed { epoch, peer, .. }) => {
             machine.handle(worker::Event::StreamEnded { epoch, source: peer })
         }
