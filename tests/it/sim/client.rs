@@ -2,6 +2,8 @@
 //!
 //! It does what `runtime::client` does, in virtual time.
 
+mod merging;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,22 +15,17 @@ use mapreduce::logic::worker::Reply;
 use super::check::Violation;
 use super::mutants::{Brain, Mutant};
 use super::plan::{MILLISECOND, Plan, Time};
-use super::text::{Cutter, render};
+use super::text::Cutter;
 use super::worker::Order;
 use super::world::{Happening, World};
-
-/// Batches of a result that a worker may be ahead of the merge.
-const CREDIT_BATCHES: u32 = 4;
+pub use merging::Merge;
 
 /// What the client hears from a worker.
 #[derive(Clone, Debug)]
 pub enum Answer {
     Begun,
     Reply(Reply),
-    Results {
-        epoch: Epoch,
-        batch: VecDeque<(Rc<[u8]>, u64)>,
-    },
+    Results { epoch: Epoch, batch: VecDeque<(Rc<[u8]>, u64)> },
     ResultsEnd(Epoch),
     Failed(String),
     Beat,
@@ -58,28 +55,16 @@ pub struct Client {
 }
 
 /// Work, as the client saw it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Counted {
     pub executions: u64,
     pub splits: u64,
-    /// Splits that were to be mapped again: lost with a worker, failed, dropped with a failure, or taken back.
+    /// Executions that came to nothing: lost with a worker before or after they ended, failed, dropped with one that
+    /// failed, or taken back.
     pub returned: u64,
+    /// Executions that each worker owes an answer.
+    owed: BTreeMap<WorkerId, u64>,
     pub joined: u64,
-}
-
-/// A merge of one epoch's results.
-pub struct Merge {
-    epoch: Epoch,
-    streams: BTreeMap<WorkerId, Arriving>,
-    /// How much of the output it has made.
-    made: usize,
-    written: bool,
-}
-
-#[derive(Default)]
-struct Arriving {
-    batches: VecDeque<VecDeque<(Rc<[u8]>, u64)>>,
-    ended: bool,
 }
 
 impl Client {
@@ -133,6 +118,7 @@ impl World {
         self.count(&event);
         let before = self.client.brain.coordinator().phase();
         let fenced = self.fenced_state(&event);
+        self.injuries.seen.fenced_words += u64::from(fenced.is_some());
         let now = Duration::from_micros(self.now);
         let commands = self.client.brain.handle(event, now);
         if let Some(state) = fenced
@@ -183,11 +169,25 @@ impl World {
 
     /// Counts what entitles the coordinator to more work.
     fn count(&mut self, event: &Event) {
+        let epoch = self.client.brain.coordinator().epoch();
+        let is_mapping = self.client.brain.coordinator().phase() == Phase::Map;
         let counted = &mut self.client.counted;
+        if let Event::Shuffled { epoch: of, .. } | Event::Reduced { epoch: of, .. } = event {
+            self.injuries.seen.stale_words += u64::from(*of < epoch || is_mapping);
+        }
+        if let Event::Mapped { worker, .. } | Event::MapFailed { worker, .. } | Event::Dropped { worker, .. } =
+            event
+            && let Some(owed) = counted.owed.get_mut(worker)
+        {
+            *owed = owed.saturating_sub(1);
+        }
         match event {
             Event::SplitCut { .. } => counted.splits += 1,
             Event::MapFailed { dropped, .. } => counted.returned += 1 + dropped.len() as u64,
-            Event::Dropped { .. } => counted.returned += 1,
+            Event::Dropped { .. } => {
+                counted.returned += 1;
+                self.injuries.seen.taken_back += 1;
+            }
             _ => {}
         }
     }
@@ -223,16 +223,6 @@ impl World {
         self.go_on_merging();
     }
 
-    /// Returns the stream of a worker's result, if results of the epoch are wanted.
-    fn arriving(&mut self, worker: WorkerId, epoch: Epoch) -> Option<&mut Arriving> {
-        let takes_any = self.mutant == Some(Mutant::MergesOldResults);
-        let merge = self.merge()?;
-        if merge.epoch != epoch && !takes_any {
-            return None;
-        }
-        merge.streams.get_mut(&worker).filter(|stream| !stream.ended)
-    }
-
     fn perform(&mut self, command: Command) {
         if !matches!(command, Command::CutSplit { .. }) {
             self.note(|| format!("client:   {command:?}"));
@@ -249,6 +239,7 @@ impl World {
             }
             Command::Map { worker, split, provisional } => {
                 self.client.counted.executions += 1;
+                *self.client.counted.owed.entry(worker).or_default() += 1;
                 self.links[worker.index()].feed.push_back((split, provisional));
                 let delay = self.random.below(3 * MILLISECOND);
                 self.after(delay, Happening::Fed(worker));
@@ -263,13 +254,17 @@ impl World {
                 self.send_order(worker, Order::Reduce(epoch));
             }
             Command::Merge { epoch } => self.start_merge(epoch),
-            Command::BreakOffMerge => self.client.merge = None,
+            Command::BreakOffMerge => {
+                self.injuries.seen.merges_broken_off += 1;
+                self.client.merge = None;
+            }
             Command::End { worker } => {
                 self.send_order(worker, Order::End);
                 self.links[worker.index()].closed = true;
             }
             Command::Notice(Notice::Lost(loss)) => {
-                self.client.counted.returned += loss.splits;
+                let owed = self.client.counted.owed.remove(&loss.worker).unwrap_or(0);
+                self.client.counted.returned += owed + loss.splits;
                 self.injuries.note_loss(&loss);
             }
             Command::Notice(Notice::Joined { .. }) => self.client.counted.joined += 1,
@@ -310,76 +305,6 @@ impl World {
             }
         };
         self.tell(event);
-    }
-
-    fn start_merge(&mut self, epoch: Epoch) {
-        if self.mutant == Some(Mutant::MergesOldResults)
-            && let Some(merge) = &mut self.client.merge
-        {
-            // Of the workers that are still there.
-            merge.epoch = epoch;
-        } else if self.client.merge.is_some() {
-            self.violate(Violation::Protocol("a merge began within another".to_owned()));
-        }
-        let members = self.client.brain.coordinator().members();
-        let streams = members.iter().map(|worker| (*worker, Arriving::default())).collect();
-        self.client.merge.get_or_insert(Merge { epoch, streams, made: 0, written: false });
-        for worker in members {
-            self.send_order(worker, Order::Fetch { epoch, credit: CREDIT_BATCHES });
-        }
-    }
-
-    /// Merges as far as something of every stream is there.
-    fn go_on_merging(&mut self) {
-        let Client { merge, output, .. } = &mut self.client;
-        let Some(merge) = merge.as_mut().filter(|merge| !merge.written) else { return };
-        let (mut credits, mut is_same) = (Vec::new(), true);
-        let epoch = merge.epoch;
-        let has_all = loop {
-            let open = |stream: &&mut Arriving| !stream.ended || !stream.batches.is_empty();
-            if merge.streams.values_mut().filter(open).any(|stream| stream.batches.is_empty()) {
-                break false;
-            }
-            let first = |stream: &Arriving| {
-                let (word, count) = stream.batches.front()?.front()?;
-                Some((!count, word.clone()))
-            };
-            let heads = merge.streams.iter().filter_map(|(worker, stream)| Some((first(stream)?, *worker)));
-            let Some(((rank, word), worker)) = heads.min() else { break true };
-            if let Some(stream) = merge.streams.get_mut(&worker)
-                && let Some(batch) = stream.batches.front_mut()
-            {
-                batch.pop_front();
-                if batch.is_empty() {
-                    stream.batches.pop_front();
-                    credits.push(worker);
-                }
-            }
-            let mut line = Vec::new();
-            render(&word, !rank, &mut line);
-            // What an earlier merge has written is not written again: it must be the same.
-            match output.get(merge.made..merge.made + line.len()) {
-                Some(before) => is_same &= before == line,
-                None if merge.made == output.len() => output.extend_from_slice(&line),
-                None => is_same = false,
-            }
-            merge.made += line.len();
-        };
-        merge.written = has_all;
-        for worker in credits {
-            self.send_order(worker, Order::Credit { epoch, batches: 1 });
-        }
-        if !is_same {
-            self.violate(Violation::Result("a merge that began anew wrote something else".to_owned()));
-        }
-        if has_all {
-            let delay = self.random.below(300 * MILLISECOND);
-            self.after(delay, Happening::Written(epoch));
-        }
-    }
-
-    pub fn written(&mut self, epoch: Epoch) {
-        self.tell(Event::Merged { epoch });
     }
 
     /// The client's process ends, and its links with it.

@@ -25,6 +25,7 @@ pub struct Injuries {
     pub failing: BTreeSet<WorkerId>,
     pub giving_up: BTreeSet<WorkerId>,
     paused: BTreeMap<WorkerId, Time>,
+    pub last_thaw: Time,
     pub poisoned: bool,
     pub interrupted: bool,
     pub input_failed: bool,
@@ -39,12 +40,50 @@ pub struct Injuries {
     /// Losses that the coordinator told of, by phase.
     pub losses: BTreeMap<Phase, u64>,
     pub failed_executions: u64,
+    pub seen: Seen,
     /// Which splits each worker has sent in an epoch.
     pub sent: BTreeMap<Epoch, BTreeMap<WorkerId, Vec<mapreduce::logic::ids::SplitId>>>,
 }
 
+/// What seldom happens, and must be seen to happen.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    /// Words of workers that were out of the job.
+    pub fenced_words: u64,
+    /// Acknowledgements of epochs that were over.
+    pub stale_words: u64,
+    /// Workers that were lost for the complaints of others.
+    pub evicted: u64,
+    pub merges_broken_off: u64,
+    /// Reduces that were asked for when a newer epoch had reached the worker.
+    pub superseded: u64,
+    pub streams_refused: u64,
+    /// Executions that were discarded before they began.
+    pub taken_back: u64,
+}
+
+impl Seen {
+    pub fn join(&mut self, other: &Seen) {
+        self.fenced_words += other.fenced_words;
+        self.stale_words += other.stale_words;
+        self.evicted += other.evicted;
+        self.merges_broken_off += other.merges_broken_off;
+        self.superseded += other.superseded;
+        self.streams_refused += other.streams_refused;
+        self.taken_back += other.taken_back;
+    }
+
+    /// Returns the smallest of the counts.
+    pub fn rarest(&self) -> u64 {
+        let all =
+            [self.fenced_words, self.stale_words, self.evicted, self.merges_broken_off, self.superseded];
+        all.into_iter().chain([self.streams_refused, self.taken_back]).min().unwrap_or(0)
+    }
+}
+
 impl Injuries {
     pub fn note_loss(&mut self, loss: &Loss) {
+        self.seen.evicted += u64::from(loss.accuser.is_some());
         *self.losses.entry(loss.phase).or_default() += 1;
     }
 }
@@ -139,7 +178,7 @@ impl World {
             self.workers[worker.index()].off = true;
         } else {
             // What it had sent arrives before the news of its end.
-            self.close_streams(worker, Epoch(u32::MAX));
+            self.close_streams(worker, true);
             self.send_answer(worker, Answer::Closed);
         }
         let process = &mut self.workers[worker.index()];
@@ -158,6 +197,7 @@ impl World {
         (process.frozen, process.thaws) = (true, thaws);
         if let Some(at) = thaws {
             self.at(at, Happening::Thaw(worker));
+            self.injuries.last_thaw = self.injuries.last_thaw.max(at);
         }
         let paused = self.injuries.paused.entry(worker).or_default();
         *paused += pause.unwrap_or(HARMLESS_PAUSE + SECOND);
@@ -186,6 +226,9 @@ impl World {
 
     fn kill_client(&mut self, silent: bool) -> bool {
         let now = self.now;
+        if self.client.stands_still {
+            self.resume();
+        }
         self.client.alive = false;
         self.injuries.killed = true;
         self.ended = Some(now);
@@ -222,7 +265,10 @@ impl World {
     /// The client goes on where it stood.
     pub fn resume(&mut self) {
         let since = self.client.stood_since;
-        self.client.stands_still = false;
+        if !std::mem::take(&mut self.client.stands_still) {
+            // It was killed meanwhile.
+            return;
+        }
         for link in &mut self.links {
             link.deaf_since.take_if(|deaf_since| *deaf_since == since);
         }

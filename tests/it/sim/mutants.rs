@@ -37,6 +37,8 @@ pub enum Mutant {
     LosesSplit,
     /// A worker counts a stream that broke as one that ended.
     CountsBrokenStreams,
+    /// A worker takes batches of an older epoch in.
+    TakesOldBatches,
     /// A worker folds provisional executions into its map tables at once.
     FoldsProvisionalAtOnce,
     /// A worker keeps the job of a client that is gone.
@@ -44,7 +46,7 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub const ALL: [Mutant; 14] = [
+    pub const ALL: [Mutant; 15] = [
         Mutant::HearsStaleEpoch,
         Mutant::ForgetsSplit,
         Mutant::CommitsBoth,
@@ -57,6 +59,7 @@ impl Mutant {
         Mutant::NoticesNoSilence,
         Mutant::LosesSplit,
         Mutant::CountsBrokenStreams,
+        Mutant::TakesOldBatches,
         Mutant::FoldsProvisionalAtOnce,
         Mutant::KeepsJobs,
     ];
@@ -94,8 +97,9 @@ impl Brain {
         let Some(mutant) = self.mutant else { return self.real.handle(event, now) };
         let held = self.held_by_speaker(&event);
         let n_lost = self.real.losses().len();
-        let Some(event) = self.rewrite(mutant, event, now) else { return Vec::new() };
-        let mut commands: VecDeque<Command> = self.real.handle(event.clone(), now).into();
+        let mut commands = VecDeque::new();
+        let Some(event) = self.rewrite(mutant, event, &mut commands, now) else { return Vec::new() };
+        commands.extend(self.real.handle(event.clone(), now));
         if mutant == Mutant::LosesSplit && self.real.losses().len() > n_lost && self.victim.is_none() {
             self.victim = held.first().copied();
         }
@@ -121,7 +125,13 @@ impl Brain {
     }
 
     /// Returns what the coordinator is told in place of an event.
-    fn rewrite(&mut self, mutant: Mutant, event: Event, now: Duration) -> Option<Event> {
+    fn rewrite(
+        &mut self,
+        mutant: Mutant,
+        event: Event,
+        commands: &mut VecDeque<Command>,
+        now: Duration,
+    ) -> Option<Event> {
         let newest = self.real.epoch();
         let counted = |epoch: Epoch| match mutant {
             Mutant::HearsStaleEpoch => epoch.max(newest),
@@ -132,7 +142,7 @@ impl Brain {
             (Mutant::IgnoresComplaints, Event::PeerFailed { .. }) => None,
             (Mutant::NoticesNoSilence, Event::Tick) => {
                 for index in 0..self.real.workers().len() {
-                    self.real.handle(Event::Heard { worker: WorkerId(index as u32) }, now);
+                    commands.extend(self.real.handle(Event::Heard { worker: WorkerId(index as u32) }, now));
                 }
                 Some(Event::Tick)
             }

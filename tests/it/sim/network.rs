@@ -10,8 +10,8 @@ use mapreduce::logic::worker::Event;
 use super::client::Answer;
 use super::plan::{Plan, SECOND, Time};
 use super::text::Counts;
-use super::world::{Happening, World};
 use super::worker::Order;
+use super::world::{Happening, World};
 
 /// The longest that a message takes on a slow link: bytes of it come all the time, which is no silence.
 const MAX_DELAY: Time = SECOND;
@@ -38,6 +38,8 @@ pub struct Link {
 pub struct Network {
     delay: (Time, Time),
     slowness: Vec<f64>,
+    /// The larger, the seldomer is a long delay.
+    tail: i32,
     /// Pairs that do not reach each other, and whether they hear that at once.
     pub cuts: BTreeMap<(WorkerId, WorkerId), bool>,
     next_stream: u64,
@@ -95,6 +97,7 @@ impl Network {
         Self {
             delay: plan.delay,
             slowness: plan.link_slowness.clone(),
+            tail: plan.tail,
             cuts: BTreeMap::new(),
             next_stream: 0,
         }
@@ -115,7 +118,8 @@ impl World {
         let slowness = |worker: WorkerId| self.network.slowness[worker.index()];
         let slowness = slowness(other).max(one.map_or(1.0, slowness));
         // Mostly short, seldom long.
-        let delay = least as f64 + (most - least.min(most)) as f64 * self.random.share().powi(4);
+        let delay =
+            least as f64 + (most - least.min(most)) as f64 * self.random.share().powi(self.network.tail);
         ((delay * slowness) as Time).min(MAX_DELAY)
     }
 
@@ -217,6 +221,7 @@ impl World {
             if let Some(stream) = self.streams.get_mut(&id) {
                 stream.receiver.open = welcomed;
             }
+            self.injuries.seen.streams_refused += u64::from(!welcomed);
             if welcomed {
                 self.after(self.plan.timeout, Happening::Watched { stream: id, by: me });
             }
@@ -303,10 +308,11 @@ impl World {
         Some((peer, epoch))
     }
 
-    /// Closes a worker's ends of all streams up to an epoch.
-    pub fn close_streams(&mut self, worker: WorkerId, newest: Epoch) {
-        let is_of = |stream: &Stream| (stream.from == worker || stream.to == worker) && stream.epoch <= newest;
-        let ids: Vec<_> = self.streams.iter().filter(|(_, stream)| is_of(stream)).map(|(id, _)| *id).collect();
+    /// Closes a worker's ends of the streams that it sends, and of all others with `all`.
+    pub fn close_streams(&mut self, worker: WorkerId, all: bool) {
+        let is_of = |stream: &Stream| stream.from == worker || (all && stream.to == worker);
+        let ids: Vec<_> =
+            self.streams.iter().filter(|(_, stream)| is_of(stream)).map(|(id, _)| *id).collect();
         for id in ids {
             self.close_end(id, worker);
         }

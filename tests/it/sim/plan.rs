@@ -35,6 +35,8 @@ pub struct Plan {
     pub entry_micros: f64,
     /// What a message takes, at least and at most.
     pub delay: (Time, Time),
+    /// The larger, the seldomer it takes long.
+    pub tail: i32,
     /// By how much each worker, and each worker's network, is slower than that.
     pub slowness: Vec<f64>,
     pub link_slowness: Vec<f64>,
@@ -178,7 +180,7 @@ impl Plan {
         // Chosen sizes are only ever small beside an input that is scaled up.
         let split_bytes = (scale < 2_000 || random.chance(50)).then(|| (bytes / n_splits).max(1));
         let all_threads: u32 = threads[..n].iter().sum();
-        let map_micros = random.spread(20e3, 6e6);
+        let map_micros = random.spread(2e3, 8e6);
         let mut plan = Self {
             slowness: vec![1.0; threads.len()],
             link_slowness: vec![1.0; threads.len()],
@@ -188,11 +190,12 @@ impl Plan {
             split_bytes,
             known_size: random.chance(75),
             backups: random.chance(85),
-            timeout: random.between(6, 10) * SECOND,
+            timeout: random.between(5, 8) * SECOND,
             seed: Seed([random.next(), random.next()]),
             byte_micros: map_micros * f64::from(all_threads) / bytes.max(1) as f64,
             entry_micros: random.spread(1.0, 2_000.0),
-            delay: (random.between(20, 500), random.spread(600.0, 200e3) as Time),
+            delay: (random.between(20, 500), random.spread(600.0, 300e3) as Time),
+            tail: random.between(1, 6) as i32,
             batch_entries: random.between(3, 120) as usize,
             poisoned: Vec::new(),
             joins_commits: random.chance(50),
@@ -251,7 +254,14 @@ impl Plan {
         if random.chance(35) {
             return When::At(random.below(map_micros + 2 * SECOND));
         }
-        let phase = Phase::ALL[random.between(0, 4) as usize];
+        // What lasts is hit often anyway.
+        let phase = match random.below(10) {
+            0 => Phase::Split,
+            1..=2 => Phase::Map,
+            3..=4 => Phase::Shuffle,
+            5..=7 => Phase::Reduce,
+            _ => Phase::Merge,
+        };
         let after = match phase {
             Phase::Map => random.below(map_micros),
             _ if random.chance(50) => random.below(5 * MILLISECOND),
@@ -266,6 +276,10 @@ impl Plan {
             Kind::Crash => What::Crash(worker),
             Kind::PowerOff => What::PowerOff(worker),
             Kind::Freeze if random.chance(15) => What::Freeze(worker, None),
+            Kind::Freeze if random.chance(30) => {
+                // Back soon after it is given up.
+                What::Freeze(worker, Some(self.timeout + random.below(SECOND / 2)))
+            }
             Kind::Freeze => {
                 What::Freeze(worker, Some(random.spread(0.05e6, 3.0 * self.timeout as f64) as Time))
             }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use mapreduce::logic::coordinator::{Failure, Outcome, Phase, Totals};
 
+use super::faults::Seen;
 use super::plan::Kind;
 use super::world::World;
 
@@ -19,6 +20,7 @@ pub struct Tally {
     pub losses_in: BTreeMap<Phase, u64>,
     pub totals: Totals,
     pub failed_executions: u64,
+    pub seen: Seen,
     pub joined: u64,
     /// Runs that ended well though workers were lost.
     pub survived: u64,
@@ -48,6 +50,7 @@ impl Tally {
         add_all(&mut self.faults_in, &injuries.by_phase);
         add_all(&mut self.losses_in, &injuries.losses);
         self.failed_executions += injuries.failed_executions;
+        self.seen.join(&injuries.seen);
         self.joined += world.client.counted.joined;
         let was_done = coordinator.outcome() == Some(&Outcome::Done);
         self.survived += u64::from(was_done && !coordinator.losses().is_empty());
@@ -69,6 +72,7 @@ impl Tally {
         sums.backups_won += more.backups_won;
         sums.epochs += more.epochs;
         self.failed_executions += other.failed_executions;
+        self.seen.join(&other.seen);
         self.joined += other.joined;
         self.survived += other.survived;
         self.virtual_seconds += other.virtual_seconds;
@@ -119,6 +123,7 @@ impl fmt::Display for Tally {
             self.joined,
             self.survived,
             self.virtual_seconds / 3600.0
-        )
+        )?;
+        write!(f, "{:?}", self.seen)
     }
 }
