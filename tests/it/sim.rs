@@ -202,7 +202,7 @@ fn assert_harmful(tally: &Tally) {
         let n = tally.losses_in.get(&phase).copied().unwrap_or(0);
         assert!(n >= 200, "{n} workers only were lost in {phase}");
     }
-    assert!(tally.seen.rarest() >= 20, "some things happen too seldom: {:?}", tally.seen);
+    assert!(tally.seen.rarest() >= 10, "some things happen too seldom: {:?}", tally.seen);
     assert!(tally.survived >= tally.seeds / 5, "few runs lose workers and end well");
     assert!(tally.totals.backups_won >= 1_000 && tally.joined >= 500 && tally.failed_executions >= 500);
 }
