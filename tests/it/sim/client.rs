@@ -5,7 +5,6 @@
 mod merging;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::rc::Rc;
 use std::time::Duration;
 
 use mapreduce::logic::coordinator::{Command, Config, Event, Notice, Outcome, Phase, Standing};
@@ -15,7 +14,7 @@ use mapreduce::logic::worker::Reply;
 use super::check::Violation;
 use super::mutants::{Brain, Mutant};
 use super::plan::{MILLISECOND, Plan, Time};
-use super::text::Cutter;
+use super::text::{Cutter, Entry};
 use super::worker::Order;
 use super::world::{Happening, World};
 pub use merging::Merge;
@@ -25,7 +24,7 @@ pub use merging::Merge;
 pub enum Answer {
     Begun,
     Reply(Reply),
-    Results { epoch: Epoch, batch: VecDeque<(Rc<[u8]>, u64)> },
+    Results { epoch: Epoch, batch: VecDeque<Entry> },
     ResultsEnd(Epoch),
     Failed(String),
     Beat,
@@ -231,8 +230,7 @@ impl World {
             Command::Begin { worker } => self.send_order(worker, Order::Begin),
             Command::CutSplit { target_bytes } => {
                 // One thread cuts, and waits for the input.
-                let read = if self.plan.known_size { MILLISECOND } else { 20 * MILLISECOND };
-                let delay = self.random.below(read);
+                let delay = self.random.below(self.plan.cut_micros);
                 self.client.cut_until = self.client.cut_until.max(self.now) + delay;
                 let at = self.client.cut_until;
                 self.at(at, Happening::Cut { target_bytes });

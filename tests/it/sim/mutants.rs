@@ -1,7 +1,7 @@
-//! Mutants: the coordinator, the client and the worker made wrong on purpose, each in one way: the simulator that does
-//! not notice proves nothing.
+//! Mutants: the machines made wrong on purpose, each in one way.
 //!
-//! The real machines stay as they are: what they are told, and what they say, is rewritten on the way.
+//! A simulator that does not notice proves nothing. The real machines stay as they are: what they are told, and what
+//! they say, is rewritten on the way.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -170,10 +170,10 @@ impl Brain {
     /// Adds to the commands that an event led to.
     fn add(&mut self, mutant: Mutant, event: &Event, commands: &mut VecDeque<Command>, now: Duration) {
         match (mutant, event) {
-            (Mutant::CommitsBoth, Event::Mapped { worker, split, .. }) => {
-                if self.losers.remove(&(*worker, *split)) {
-                    commands.push_back(Command::Commit { worker: *worker, split: *split });
-                }
+            (Mutant::CommitsBoth, Event::Mapped { worker, split, .. })
+                if self.losers.remove(&(*worker, *split)) =>
+            {
+                commands.push_back(Command::Commit { worker: *worker, split: *split });
             }
             (Mutant::ReducesEarly, Event::Shuffled { epoch, .. }) => {
                 for worker in self.real.members() {

@@ -28,6 +28,8 @@ pub struct Plan {
     /// Whether the size of the input is known from the start: that of standard input is not.
     pub known_size: bool,
     pub backups: bool,
+    /// What reading and cutting a split takes at most.
+    pub cut_micros: Time,
     pub timeout: Time,
     pub seed: Seed,
     /// What a thread takes for a byte (as the coordinator counts them), and for an entry of a shuffle or reduce.
@@ -180,7 +182,10 @@ impl Plan {
         // Chosen sizes are only ever small beside an input that is scaled up.
         let split_bytes = (scale < 2_000 || random.chance(50)).then(|| (bytes / n_splits).max(1));
         let all_threads: u32 = threads[..n].iter().sum();
-        let map_micros = random.spread(2e3, 8e6);
+        // In some worlds nearly all time is that of messages: then much of what arrives is of an epoch that is over.
+        let is_hurried = random.chance(20);
+        let map_micros = if is_hurried { random.spread(1e3, 20e3) } else { random.spread(2e3, 8e6) };
+        let longest_delay = if is_hurried { random.spread(50e3, 400e3) } else { random.spread(600.0, 300e3) };
         let mut plan = Self {
             slowness: vec![1.0; threads.len()],
             link_slowness: vec![1.0; threads.len()],
@@ -190,12 +195,13 @@ impl Plan {
             split_bytes,
             known_size: random.chance(75),
             backups: random.chance(85),
+            cut_micros: random.spread(100.0, 30e3) as Time,
             timeout: random.between(5, 8) * SECOND,
             seed: Seed([random.next(), random.next()]),
             byte_micros: map_micros * f64::from(all_threads) / bytes.max(1) as f64,
-            entry_micros: random.spread(1.0, 2_000.0),
-            delay: (random.between(20, 500), random.spread(600.0, 300e3) as Time),
-            tail: random.between(1, 6) as i32,
+            entry_micros: random.spread(1.0, if is_hurried { 50.0 } else { 2_000.0 }),
+            delay: (random.between(20, 500), longest_delay as Time),
+            tail: random.between(1, if is_hurried { 2 } else { 6 }) as i32,
             batch_entries: random.between(3, 120) as usize,
             poisoned: Vec::new(),
             joins_commits: random.chance(50),
@@ -207,6 +213,25 @@ impl Plan {
             plan.poisoned = (0..n_poisoned).map(|_| random.below(plan.text.len() as u64) as usize).collect();
         }
         plan.add_faults(random, map_micros as Time);
+        plan
+    }
+
+    /// Makes the plan of eight equal workers, of whom one may be slower.
+    pub fn of_eight(random: &mut Random, slowness: f64, backups: bool, known_size: bool) -> Self {
+        let mut plan = Self::of(random);
+        plan.threads = vec![2; 8];
+        plan.spares = 0;
+        plan.text = make_text(random, 8_000);
+        (plan.scale, plan.split_bytes) = (2_000, None);
+        (plan.known_size, plan.backups, plan.cut_micros) = (known_size, backups, 100);
+        (plan.byte_micros, plan.entry_micros) = (1.0, 1.0);
+        (plan.delay, plan.tail) = ((100, 1_000), 2);
+        plan.slowness = vec![1.0; 8];
+        plan.slowness[3] = slowness;
+        plan.link_slowness = vec![1.0; 8];
+        plan.batch_entries = 200;
+        plan.poisoned.clear();
+        plan.faults.clear();
         plan
     }
 

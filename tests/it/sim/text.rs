@@ -14,6 +14,9 @@ use super::random::Random;
 /// Words and how often each was seen.
 pub type Counts = BTreeMap<Rc<[u8]>, u64>;
 
+/// A word and how often it was seen.
+pub type Entry = (Rc<[u8]>, u64);
+
 const ALICE: &[u8] = include_bytes!("../../../examples/alice.txt");
 
 /// What words are made of, where a text is made up: some take two bytes and more.
@@ -76,7 +79,7 @@ pub fn by_partition(counts: &Counts, seed: Seed, n: u32) -> BTreeMap<Partition, 
 }
 
 /// Puts words in the order of the result.
-pub fn sorted(counts: Counts) -> Vec<(Rc<[u8]>, u64)> {
+pub fn sorted(counts: Counts) -> Vec<Entry> {
     let mut entries: Vec<_> = counts.into_iter().collect();
     // They come in the order of their bytes, which is the second criterion.
     entries.sort_by_key(|(_, count)| !count);

@@ -20,7 +20,7 @@ use super::client::Answer;
 use super::mutants::{self, Mutant};
 use super::network::StreamId;
 use super::plan::Time;
-use super::text::Counts;
+use super::text::{Counts, Entry};
 use super::world::{Happening, World};
 
 /// What the client asks of a worker.
@@ -86,7 +86,7 @@ pub struct WorkerJob {
     sending: BTreeSet<StreamId>,
     sent_bytes: u64,
     reducing: Option<(Epoch, Counts)>,
-    result: Option<(Epoch, Vec<(Rc<[u8]>, u64)>)>,
+    result: Option<(Epoch, Vec<Entry>)>,
     fetched: Option<Fetched>,
     gave_up: bool,
 }
@@ -94,7 +94,7 @@ pub struct WorkerJob {
 /// A result on its way to the client.
 struct Fetched {
     epoch: Epoch,
-    entries: VecDeque<(Rc<[u8]>, u64)>,
+    entries: VecDeque<Entry>,
     credit: u32,
     ended: bool,
 }

@@ -1,7 +1,6 @@
 //! Merging: the results of an epoch's workers, in order, into an output that an earlier merge may have begun.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::rc::Rc;
 
 use mapreduce::logic::coordinator::Event;
 use mapreduce::logic::ids::{Epoch, WorkerId};
@@ -10,7 +9,7 @@ use super::Client;
 use crate::sim::check::Violation;
 use crate::sim::mutants::Mutant;
 use crate::sim::plan::MILLISECOND;
-use crate::sim::text::render;
+use crate::sim::text::{Entry, render};
 use crate::sim::worker::Order;
 use crate::sim::world::{Happening, World};
 
@@ -28,7 +27,7 @@ pub struct Merge {
 
 #[derive(Default)]
 pub(super) struct Arriving {
-    pub(super) batches: VecDeque<VecDeque<(Rc<[u8]>, u64)>>,
+    pub(super) batches: VecDeque<VecDeque<Entry>>,
     pub(super) ended: bool,
 }
 
