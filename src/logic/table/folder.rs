@@ -105,7 +105,9 @@ impl<V, H: KeyHash> Folder<V, H> {
         std::mem::replace(&mut self.table, empty)
     }
 
-    /// Folds what is in the fronts, and has left them, into the table.
+    /// Folds what is in the fronts, and has left them, into the table. Once a table: apart from what is hot.
+    #[cold]
+    #[inline(never)]
     fn settle(&mut self, combine: impl Fn(&mut V, V)) {
         for (number, value) in self.left.drain(..).chain(self.tiny.drain()).chain(self.small.drain()) {
             self.table.combine_short(number, value, &combine);

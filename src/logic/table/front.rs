@@ -33,14 +33,24 @@ impl<K: Copy + Eq + Default, V, const PLACES: usize> Front<K, V, PLACES> {
         V: Clone,
     {
         if self.keys.len() != PLACES {
-            self.keys.resize(PLACES, K::default());
-            self.values.resize(PLACES, value.clone());
-            self.numbers.resize(PLACES, 0);
+            self.fill(value);
         }
         match (self.keys.as_slice().try_into(), self.values.as_mut_slice().try_into()) {
             (Ok(keys), Ok(values)) => (keys, values),
             _ => unreachable!("there are as many keys and values as places"),
         }
+    }
+
+    /// Makes the places, in the memory of earlier ones if there is any.
+    #[cold]
+    #[inline(never)]
+    fn fill(&mut self, value: &V)
+    where
+        V: Clone,
+    {
+        self.keys.resize(PLACES, K::default());
+        self.values.resize(PLACES, value.clone());
+        self.numbers.resize(PLACES, 0);
     }
 
     /// Considers a key that was not in its place but is in the table, as entry `number`. If it comes in, with `value`

@@ -31,7 +31,8 @@ pub(crate) struct MapTables<J: Job> {
     bytes: AtomicUsize,
 }
 
-/// What one map thread has folded.
+/// What one map thread has folded. Each has cache lines of its own, for its thread writes to it all the time.
+#[repr(align(128))]
 struct Slot<V> {
     /// `None` until there is something to fold.
     folder: Option<Folder<V>>,
@@ -136,7 +137,7 @@ impl<J: Job> MapTables<J> {
         let Some((split, table)) = lock(&self.apart).committed.pop_front() else { return Ok(()) };
         let folder = slot.folder.get_or_insert_with(|| Folder::new(self.work.seed));
         guarded(|| {
-            let mut batch = folder.batch(|into, other| self.work.job.combine(into, other));
+            let mut batch = self.work.batch(folder);
             for entry in table.iter() {
                 batch.pair(entry.key, entry.value.clone());
             }
@@ -232,8 +233,10 @@ impl<J: Job> MapTables<J> {
     }
 }
 
+/// The loop in which a worker spends most of its time: by itself, so that it is compiled once and well.
+#[inline(never)]
 fn fold_text<J: Job>(work: &Work<J>, text: &[u8], folder: &mut Folder<J::Value>) -> u64 {
-    let mut batch = folder.batch(|into, other| work.job.combine(into, other));
+    let mut batch = work.batch(folder);
     work.job.map(text, &mut batch);
     batch.finish()
 }
