@@ -18,7 +18,7 @@ mod memory;
 #[cfg(test)]
 mod tests;
 
-pub use folder::{Batch, Folder};
+pub use folder::Folder;
 
 use memory::{Block, Store, Texts, prefetch};
 

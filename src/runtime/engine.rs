@@ -12,7 +12,7 @@ use std::thread::Builder;
 use crate::job::Job;
 use crate::logic::partition::{Partition, Seed};
 use crate::logic::rows::{Grouped, Row, join};
-use crate::logic::table::{Batch, Folder, Table};
+use crate::logic::table::Table;
 
 use super::guarded;
 
@@ -40,14 +40,6 @@ impl<J: Job> Work<J> {
             memory: self.memory,
             cancelled: AtomicBool::new(self.is_cancelled()),
         }
-    }
-
-    /// Has `folder` take pairs of the job. All who fold do it through here, so that there is one copy of that code.
-    pub(crate) fn batch<'f>(
-        &'f self,
-        folder: &'f mut Folder<J::Value>,
-    ) -> Batch<'f, J::Value, Seed, impl Fn(&mut J::Value, J::Value) + use<'f, J>> {
-        folder.batch(|into, other| self.job.combine(into, other))
     }
 
     /// Has all threads end as soon as they notice.

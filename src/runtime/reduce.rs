@@ -55,7 +55,7 @@ fn fold_batches<J: Job>(
     // Most keys come from one source only, so there are about as many of them as entries.
     let arrived: usize = part.batches.iter().map(Vec::len).sum();
     folder.reserve((part.own.len() + arrived / USUAL_ENTRY_BYTES).min(MOST_RESERVED));
-    let mut folding = work.batch(&mut folder);
+    let mut folding = folder.batch(|into, other| work.job.combine(into, other));
     for row in part.own {
         folding.pair(row.key(tables), row.value);
     }

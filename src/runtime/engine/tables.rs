@@ -137,7 +137,7 @@ impl<J: Job> MapTables<J> {
         let Some((split, table)) = lock(&self.apart).committed.pop_front() else { return Ok(()) };
         let folder = slot.folder.get_or_insert_with(|| Folder::new(self.work.seed));
         guarded(|| {
-            let mut batch = self.work.batch(folder);
+            let mut batch = folder.batch(|into, other| self.work.job.combine(into, other));
             for entry in table.iter() {
                 batch.pair(entry.key, entry.value.clone());
             }
@@ -233,10 +233,8 @@ impl<J: Job> MapTables<J> {
     }
 }
 
-/// The loop in which a worker spends most of its time: by itself, so that it is compiled once and well.
-#[inline(never)]
 fn fold_text<J: Job>(work: &Work<J>, text: &[u8], folder: &mut Folder<J::Value>) -> u64 {
-    let mut batch = work.batch(folder);
+    let mut batch = folder.batch(|into, other| work.job.combine(into, other));
     work.job.map(text, &mut batch);
     batch.finish()
 }

@@ -48,9 +48,9 @@ pub(super) fn serve_client<J: Job>(server: &Arc<Server>, mut connection: Connect
         Ok(Some(begin)) => {
             let Connection { reader, control, peer, .. } = connection;
             let ended = begin_job::<J>(server, &begin, reader, control.as_ref(), &peer, &answers);
-            let how = ended.as_ref().map_or_else(String::as_str, |()| "ended by the client");
+            let how = ended.as_ref().map_or_else(ToString::to_string, |()| "ended by the client".to_owned());
             (server.log)(&format!("{peer}: job {}: {how}", begin.job));
-            if let Err(cause) = ended {
+            if let Err(Broken::Refused(cause)) = ended {
                 let _ = answers.send(Outgoing::Answer(Answer::Message(FromWorker::Failed { cause })));
             }
             Ok(())
@@ -83,6 +83,32 @@ fn wait_for_job(connection: &mut Connection) -> Result<Option<Begin>, String> {
     }
 }
 
+/// Why a job ended that the client did not end.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    /// It is not heard any more. It is told nothing: that its link closes says as much, and does not sound as if this
+    /// worker had something against the job.
+    #[error("the client is gone: {0}")]
+    Gone(FrameError),
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<String> for Broken {
+    fn from(cause: String) -> Self {
+        Self::Refused(cause)
+    }
+}
+
+impl From<FrameError> for Broken {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::Torn | FrameError::Silent | FrameError::Io(_) => Self::Gone(error),
+            error => Self::Refused(error.to_string()),
+        }
+    }
+}
+
 fn begin_job<J: Job>(
     server: &Arc<Server>,
     begin: &Begin,
@@ -90,7 +116,7 @@ fn begin_job<J: Job>(
     control: &dyn Control,
     peer: &str,
     answers: &Sender<Outgoing<J::Value>>,
-) -> Result<(), String> {
+) -> Result<(), Broken> {
     let timeout = Duration::from_millis(begin.timeout_ms).clamp(MIN_TIMEOUT, MAX_TIMEOUT);
     control.set_deadline(timeout).map_err(|error| error.to_string())?;
     let job = make_job::<J>(begin)?;
@@ -115,7 +141,7 @@ fn run_job<J: Job>(
     job: J,
     reader: Box<dyn Read + Send>,
     answers: &Sender<Outgoing<J::Value>>,
-) -> Result<(), String> {
+) -> Result<(), Broken> {
     let inbox = Arc::new(Inbox::default());
     let (sender, received) = inputs::<J::Value>();
     let to_loop = sender.clone();
@@ -149,7 +175,7 @@ fn run_job<J: Job>(
             told(Answer::Message(FromWorker::Failed { cause }));
         }
     })
-    .map_err(|error| error.to_string());
+    .map_err(|error| Broken::Refused(error.to_string()));
     let read = ran.and_then(|ran| {
         let read = read_orders(reader, &sender, answers, window(threads as u32));
         let _ = sender.send(Input::End);
@@ -167,31 +193,29 @@ fn read_orders<V: Value>(
     inputs: &Sender<Input<V>>,
     answers: &Sender<Outgoing<V>>,
     window: usize,
-) -> Result<(), String> {
+) -> Result<(), Broken> {
     let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
     let buffers = Buffers::new(window);
     let mut control = Vec::new();
-    let text = |error: FrameError| error.to_string();
-    let gone = |error: FrameError| format!("the client is gone: {error}");
     loop {
-        let input = match read_header(&mut reader, MAX_PAYLOAD_BYTES).map_err(gone)? {
+        let input = match read_header(&mut reader, MAX_PAYLOAD_BYTES)? {
             None => return Ok(()),
             Some(header @ Header { kind: Kind::Split, .. }) => {
-                let (header, received) = buffers.receive(&mut reader, header).map_err(text)?;
+                let (header, received) = buffers.receive(&mut reader, header)?;
                 let SplitHeader { split, provisional, .. } = header;
                 Input::Split { split, provisional, data: SplitData::Received(received) }
             }
             Some(Header { kind: Kind::Control, length }) => {
-                read_payload(&mut reader, &mut control, length).map_err(gone)?;
-                match order(decode_message(&control[..length]).map_err(text)?, answers)? {
+                read_payload(&mut reader, &mut control, length)?;
+                match order(decode_message(&control[..length])?, answers)? {
                     Some(input) => input,
                     None => continue,
                 }
             }
-            Some(Header { kind, .. }) => return Err(FrameError::Unexpected(kind).to_string()),
+            Some(Header { kind, .. }) => return Err(FrameError::Unexpected(kind).into()),
         };
         if inputs.send(input).is_err() {
-            return Err("the job ended here".into());
+            return Err("the job ended here".to_owned().into());
         }
     }
 }

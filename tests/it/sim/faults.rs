@@ -129,7 +129,6 @@ impl World {
             What::Deafen(worker) => {
                 let now = self.now;
                 self.injuries.hurt.insert(WorkerId(worker));
-                self.injuries.giving_up.insert(WorkerId(worker));
                 self.links[worker as usize].deaf_since.replace(now).is_none()
             }
             What::Cut { one, other, refused, heals } => {
@@ -255,7 +254,6 @@ impl World {
             // They may drop its job.
             if self.injuries.stood_still + 2 * SECOND > self.plan.timeout {
                 self.injuries.hurt.insert(worker);
-                self.injuries.giving_up.insert(worker);
             }
         }
         self.after(pause, Happening::Resume);

@@ -237,8 +237,6 @@ impl World {
         }
         if silent_for > self.plan.timeout && self.mutant != Some(Mutant::KeepsJobs) {
             self.drop_job(worker);
-            let cause = "the client is gone".to_owned();
-            self.send_answer(worker, Answer::Failed(cause));
             return self.send_answer(worker, Answer::Closed);
         }
         self.send_answer(worker, Answer::Beat);
