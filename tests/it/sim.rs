@@ -72,7 +72,8 @@ fn mutants_are_found() {
             None => println!("{mutant:?}: not found within {MUTANT_SEEDS} seeds"),
         }
     }
-    let missed: Vec<_> = found.iter().filter(|(_, found)| found.is_none()).map(|(mutant, _)| mutant).collect();
+    let missed: Vec<_> =
+        found.iter().filter(|(_, found)| found.is_none()).map(|(mutant, _)| mutant).collect();
     assert!(missed.is_empty(), "{missed:?} were not found");
 }
 

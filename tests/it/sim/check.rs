@@ -70,7 +70,11 @@ fn check_safety(world: &World) -> Result<(), Violation> {
 fn check_liveness(world: &World) -> Result<(), Violation> {
     if world.ended.is_none() {
         let coordinator = world.client.brain.coordinator();
-        return Err(Violation::Late(format!("still in {} after {} s", coordinator.phase(), world.now / SECOND)));
+        return Err(Violation::Late(format!(
+            "still in {} after {} s",
+            coordinator.phase(),
+            world.now / SECOND
+        )));
     }
     let holders = world.unreleased();
     if !holders.is_empty() {
@@ -126,7 +130,8 @@ fn check_failure(world: &World, failure: &Failure) -> Result<(), Violation> {
                 && (injuries.hurt.contains(&last.worker) || injuries.failing.contains(&last.worker))
         }
         Failure::GaveUp(last) => {
-            let equal = world.client.brain.coordinator().losses().iter().filter(|loss| loss.cause == last.cause);
+            let equal =
+                world.client.brain.coordinator().losses().iter().filter(|loss| loss.cause == last.cause);
             equal.count() >= 3 && injuries.giving_up.contains(&last.worker)
         }
         Failure::ExecutionFailed { worker, split, workers: failed_on, .. } => {

@@ -25,10 +25,7 @@ const CREDIT_BATCHES: u32 = 4;
 pub enum Answer {
     Begun,
     Reply(Reply),
-    Results {
-        epoch: Epoch,
-        batch: VecDeque<(Rc<[u8]>, u64)>,
-    },
+    Results { epoch: Epoch, batch: VecDeque<(Rc<[u8]>, u64)> },
     ResultsEnd(Epoch),
     Failed(String),
     Beat,

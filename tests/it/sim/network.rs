@@ -10,8 +10,8 @@ use mapreduce::logic::worker::Event;
 use super::client::Answer;
 use super::plan::{Plan, SECOND, Time};
 use super::text::Counts;
-use super::world::{Happening, World};
 use super::worker::Order;
+use super::world::{Happening, World};
 
 /// The longest that a message takes on a slow link: bytes of it come all the time, which is no silence.
 const MAX_DELAY: Time = SECOND;
@@ -305,8 +305,10 @@ impl World {
 
     /// Closes a worker's ends of all streams up to an epoch.
     pub fn close_streams(&mut self, worker: WorkerId, newest: Epoch) {
-        let is_of = |stream: &Stream| (stream.from == worker || stream.to == worker) && stream.epoch <= newest;
-        let ids: Vec<_> = self.streams.iter().filter(|(_, stream)| is_of(stream)).map(|(id, _)| *id).collect();
+        let is_of =
+            |stream: &Stream| (stream.from == worker || stream.to == worker) && stream.epoch <= newest;
+        let ids: Vec<_> =
+            self.streams.iter().filter(|(_, stream)| is_of(stream)).map(|(id, _)| *id).collect();
         for id in ids {
             self.close_end(id, worker);
         }

@@ -205,7 +205,9 @@ impl World {
                 if let Some(job) = self.job_of(worker)
                     && job.provisional.remove(&split).is_none()
                 {
-                    self.violate(Violation::Protocol(format!("{worker:?} has no table of {split:?} to drop")));
+                    self.violate(Violation::Protocol(format!(
+                        "{worker:?} has no table of {split:?} to drop"
+                    )));
                 }
             }
             Command::Abandon => self.abandon(worker),
@@ -230,7 +232,9 @@ impl World {
             let noise = self.random.share();
             let process = &mut self.workers[worker.index()];
             let Some(job) = process.job.as_deref_mut() else { return };
-            let Some(thread) = job.threads.iter().position(|thread| thread.executing.is_none()) else { return };
+            let Some(thread) = job.threads.iter().position(|thread| thread.executing.is_none()) else {
+                return;
+            };
             let Some((split, provisional)) = job.queue.pop_front() else { return };
             job.threads[thread].executing = Some((split, provisional));
             let micros = split.length as f64 * byte_micros * process.slowness * (0.8 + 0.4 * noise);

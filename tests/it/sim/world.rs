@@ -32,7 +32,9 @@ const TRACE_LINES: usize = 400;
 pub enum Happening {
     Tick,
     /// The input was cut, as the client had asked.
-    Cut { target_bytes: u64 },
+    Cut {
+        target_bytes: u64,
+    },
     /// The next split of the link's feed is read and can be written.
     Fed(WorkerId),
     AtClient(WorkerId, Answer),
@@ -41,16 +43,35 @@ pub enum Happening {
     AtWorker(WorkerId, Order),
     Beat(WorkerId),
     /// A map thread has ended an execution.
-    Executed { worker: WorkerId, thread: usize },
+    Executed {
+        worker: WorkerId,
+        thread: usize,
+    },
     /// A queued execution was cancelled.
-    Cancelled { worker: WorkerId, split: SplitId },
+    Cancelled {
+        worker: WorkerId,
+        split: SplitId,
+    },
     /// A worker has dealt its tables to partitions.
-    Grouped { worker: WorkerId, epoch: Epoch },
-    Reduced { worker: WorkerId, epoch: Epoch },
+    Grouped {
+        worker: WorkerId,
+        epoch: Epoch,
+    },
+    Reduced {
+        worker: WorkerId,
+        epoch: Epoch,
+    },
     /// A frame of a peer's stream arrives: at its receiver, or back at its sender.
-    Streamed { stream: StreamId, to: WorkerId, word: Word },
+    Streamed {
+        stream: StreamId,
+        to: WorkerId,
+        word: Word,
+    },
     /// It is time to see whether the other end of a stream is silent.
-    Watched { stream: StreamId, by: WorkerId },
+    Watched {
+        stream: StreamId,
+        by: WorkerId,
+    },
     Fault(What),
     Thaw(WorkerId),
     Heal(WorkerId, WorkerId),
@@ -80,7 +101,9 @@ impl Happening {
             | Happening::Reduced { worker, .. } => Actor::Worker(*worker),
             Happening::Streamed { to, .. } => Actor::Worker(*to),
             Happening::Watched { by, .. } => Actor::Worker(*by),
-            Happening::Fault(_) | Happening::Thaw(_) | Happening::Heal(..) | Happening::Resume => Actor::Nobody,
+            Happening::Fault(_) | Happening::Thaw(_) | Happening::Heal(..) | Happening::Resume => {
+                Actor::Nobody
+            }
         }
     }
 }
