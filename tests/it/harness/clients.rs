@@ -1,53 +1,125 @@
 //! Clients: clients of the held word count that can be killed, each a process of its own: this test binary, run again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use mapreduce::cmd::cli::Console;
-use mapreduce::cmd::run::{Workers, run};
+use mapreduce::cmd::cli::{Console, Exit};
+use mapreduce::cmd::run::{RunOptions, Workers, run};
+use mapreduce::edge::output::{Destination, Format};
+use mapreduce::edge::signals;
+use serde::{Deserialize, Serialize};
 
 use super::held::{HeldCount, NoParams};
 use super::is_child;
-use super::program::Invocation;
-use super::workers::{WorkerProcess, addresses, run_options};
+use super::program::{Finished, Invocation};
+use super::workers::{PATIENCE, WorkerProcess, addresses, run_options};
 
-/// Variables of a client's process: the workers, the input and the output.
-const WORKERS: &str = "HELD_WORKERS";
-const INPUT: &str = "HELD_INPUT";
-const OUTPUT: &str = "HELD_OUTPUT";
+/// The variable of a client's process: its task, in JSON.
+const TASK: &str = "HELD_TASK";
 
 /// Exit codes: of a job that failed, and of one that did not.
-pub const FAILED: i32 = 7;
+pub const FAILED: i32 = Exit::Failure as i32;
 pub const DONE: i32 = 0;
 
-/// A client that counts the words of `input` on `workers`, to be spawned; spawned inside `Network::enter`, it runs on
-/// that host. It says its milestones, and why its job failed, on standard error.
+/// What the test runner says on standard output before a result.
+const PREAMBLE: &[u8] = b"running 1 test\n";
+
+/// What a client is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Task {
+    pub workers: Vec<String>,
+    pub input: PathBuf,
+    /// Standard output if `None`.
+    pub output: Option<PathBuf>,
+    pub report: Option<PathBuf>,
+    pub servers: Option<usize>,
+    pub timeout: Duration,
+    pub backups: bool,
+    pub top: Option<usize>,
+    /// That of the usual options if `None`.
+    pub split_size: Option<u64>,
+    /// `tsv`, `csv` or `json`.
+    pub format: String,
+}
+
+impl Task {
+    /// Counts the words of `input` on the workers at `workers`, with a file as output.
+    pub fn new(workers: Vec<String>, input: &Path, output: &Path) -> Self {
+        Self {
+            workers,
+            input: input.to_owned(),
+            output: Some(output.to_owned()),
+            report: None,
+            servers: None,
+            timeout: PATIENCE,
+            backups: true,
+            top: None,
+            split_size: None,
+            format: "tsv".to_owned(),
+        }
+    }
+
+    /// A client with this task, to be spawned; spawned inside `Network::enter`, it runs on that host. It says its
+    /// milestones, and why its job failed, on standard error.
+    pub fn client(&self) -> Invocation {
+        let program = std::env::current_exe().expect("own path");
+        // Of one thread, the runner would say more.
+        let args = ["--exact", "harness::clients::client_process", "--nocapture", "--test-threads=2"];
+        Invocation::of(&program, &args)
+            .env("MAPREDUCE_TEST_CHILD", "1")
+            .env(TASK, serde_json::to_string(self).expect("a task has a JSON form"))
+    }
+
+    fn options(&self) -> RunOptions {
+        let output = self.output.clone().unwrap_or_default();
+        let usual = run_options(&[], &self.input, &output);
+        RunOptions {
+            workers: Workers::Named(self.workers.clone()),
+            servers: self.servers,
+            top: self.top,
+            destination: self.output.clone().map_or(Destination::Stdout, Destination::File),
+            format: match self.format.as_str() {
+                "csv" => Format::Csv,
+                "json" => Format::Json,
+                _ => Format::Tsv,
+            },
+            report: self.report.clone(),
+            worker_timeout: self.timeout,
+            backups: self.backups,
+            split_size: self.split_size.or(usual.split_size),
+            ..usual
+        }
+    }
+}
+
+/// A client that counts the words of `input` on `workers`; see [`Task::client`].
 pub fn client(workers: &[WorkerProcess], input: &Path, output: &Path) -> Invocation {
-    let program = std::env::current_exe().expect("own path");
-    Invocation::of(&program, &["--exact", "harness::clients::client_process", "--nocapture"])
-        .env("MAPREDUCE_TEST_CHILD", "1")
-        .env(WORKERS, addresses(workers).join(","))
-        .env(INPUT, input)
-        .env(OUTPUT, output)
+    Task::new(addresses(workers), input, output).client()
+}
+
+/// What a client whose output is standard output has written there.
+pub fn result_on_stdout(finished: &Finished) -> &[u8] {
+    let stdout = &finished.stdout_bytes;
+    let at = stdout.windows(PREAMBLE.len()).position(|window| window == PREAMBLE);
+    &stdout[at.expect("the test runner says what it runs") + PREAMBLE.len()..]
 }
 
 /// Not a test: what a client's process runs.
 #[test]
 fn client_process() {
-    let Ok(workers) = std::env::var(WORKERS) else { return };
+    let Ok(task) = std::env::var(TASK) else { return };
     if !is_child() {
         return;
     }
-    let path = |name| std::env::var_os(name).expect("the test says where");
-    let (input, output) = (path(INPUT), path(OUTPUT));
-    let mut options = run_options(&[], Path::new(&input), Path::new(&output));
-    options.workers = Workers::Named(workers.split(',').map(str::to_owned).collect());
+    let task: Task = serde_json::from_str(&task).expect("the test says what to do");
+    signals::listen().expect("handlers can be set");
     let console = Console { quiet: false, verbose: false, fancy: false };
-    let ran = run::<HeldCount>(&options, NoParams {}, &console);
+    let ran = run::<HeldCount>(&task.options(), NoParams {}, &console);
     std::process::exit(match ran {
         Ok(()) => DONE,
         Err(error) => {
             eprintln!("{:#}", error.cause);
-            FAILED
+            error.exit.code().into()
         }
     });
 }

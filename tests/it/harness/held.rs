@@ -12,14 +12,32 @@ use mapreduce::logic::tokenize::{Tokenizer, Tokens};
 use serde::Serialize;
 
 /// Variables of a worker's process: the phase to stand still in, how often to pass by before, the file to create there,
-/// and the one that lets it go on.
+/// and the one that lets it go on; and, if there is one, the file without which it passes by.
 pub const PHASE: &str = "HELD_PHASE";
 pub const PASSES: &str = "HELD_PASSES";
 pub const FILE: &str = "HELD_FILE";
 pub const RELEASE: &str = "HELD_RELEASE";
+pub const ARM: &str = "HELD_ARM";
 
 /// The nanoseconds in which a thread of it maps a MiB at best.
 pub const SLOWNESS: &str = "HELD_SLOWNESS";
+
+/// Where the job panics in a worker's process: a [`Touch`], by its name.
+pub const TOUCHY: &str = "HELD_TOUCHY";
+
+/// What the job panics at in some processes only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touch {
+    /// A record with the word [`BANE`].
+    Bane,
+    /// Two values for a key.
+    Combine,
+    /// The values of a peer.
+    Reduce,
+}
+
+/// The word that only touchy processes panic at.
+pub const BANE: &str = "bane";
 
 /// What the job panics at when it is asked whether the input may be cut there.
 pub const BELL: u8 = 7;
@@ -40,6 +58,7 @@ impl Value for Count {
         // A worker decodes values of its peers only, when it reduces.
         REDUCING.store(true, SeqCst);
         hold_in(Phase::Reduce);
+        assert!(*TOUCHES != Some(Touch::Reduce), "a value of a peer that this worker does not bear");
         u64::decode(bytes).map(Count)
     }
 
@@ -70,12 +89,15 @@ impl Job for HeldCount {
         let began = Instant::now();
         self.0.for_each(split, |word| {
             assert!(word != b"poison", "a poisoned record");
+            let is_bane = word == BANE.as_bytes() && *TOUCHES == Some(Touch::Bane);
+            assert!(!is_bane, "a record that this worker does not bear");
             emit.pair(word, Count(1));
         });
         dawdle(split.len(), began);
     }
 
     fn combine(&self, into: &mut Count, other: Count) {
+        assert!(*TOUCHES != Some(Touch::Combine), "values that this worker cannot combine");
         into.0 += other.0;
     }
 
@@ -102,6 +124,9 @@ struct Hold {
     file: PathBuf,
     release: PathBuf,
     is_released: AtomicBool,
+    /// What has it stand still at all.
+    arm: Option<PathBuf>,
+    is_armed: AtomicBool,
 }
 
 static HOLD: LazyLock<Option<Hold>> = LazyLock::new(|| {
@@ -113,7 +138,22 @@ static HOLD: LazyLock<Option<Hold>> = LazyLock::new(|| {
         file: std::env::var_os(FILE)?.into(),
         release: std::env::var_os(RELEASE)?.into(),
         is_released: AtomicBool::new(false),
+        arm: std::env::var_os(ARM).map(PathBuf::from),
+        is_armed: AtomicBool::new(false),
     })
+});
+
+impl Hold {
+    fn is_armed(&self) -> bool {
+        let is_armed = self.is_armed.load(SeqCst) || self.arm.as_ref().is_none_or(|arm| arm.exists());
+        self.is_armed.store(is_armed, SeqCst);
+        is_armed
+    }
+}
+
+static TOUCHES: LazyLock<Option<Touch>> = LazyLock::new(|| {
+    let name = std::env::var(TOUCHY).ok()?;
+    [Touch::Bane, Touch::Combine, Touch::Reduce].into_iter().find(|touch| format!("{touch:?}") == name)
 });
 
 static NANOS_PER_MIB: LazyLock<u64> =
@@ -122,7 +162,7 @@ static NANOS_PER_MIB: LazyLock<u64> =
 /// Stands still if this process is to be held in `phase`, until it is released.
 fn hold_in(phase: Phase) {
     let Some(hold) = HOLD.as_ref().filter(|hold| hold.phase == phase) else { return };
-    if hold.is_released.load(SeqCst) || hold.passed.fetch_add(1, SeqCst) < hold.passes {
+    if hold.is_released.load(SeqCst) || !hold.is_armed() || hold.passed.fetch_add(1, SeqCst) < hold.passes {
         return;
     }
     fs::write(&hold.file, b"").expect("the test's directory is writable");

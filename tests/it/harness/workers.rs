@@ -20,7 +20,7 @@ use mapreduce::logic::packing::Compress;
 use mapreduce::runtime::serve::WorkerOptions;
 use rustix::process::Signal;
 
-use super::held::{self, HeldCount, NoParams};
+use super::held::{self, HeldCount, NoParams, Touch};
 use super::netns::Network;
 use super::processes::signal;
 use super::proxy::Proxy;
@@ -40,6 +40,8 @@ pub struct WorkerSetup<'n> {
     passes: u64,
     slowness: Duration,
     is_proxied: bool,
+    must_be_armed: bool,
+    touch: Option<Touch>,
     inside: Option<(&'n Network, usize)>,
 }
 
@@ -48,7 +50,8 @@ impl<'n> WorkerSetup<'n> {
     pub fn new(directory: &Path, index: usize) -> Self {
         let directory = directory.to_owned();
         let (hold, passes, slowness) = (None, 0, Duration::ZERO);
-        Self { directory, index, hold, passes, slowness, is_proxied: false, inside: None }
+        let (is_proxied, must_be_armed, touch, inside) = (false, false, None, None);
+        Self { directory, index, hold, passes, slowness, is_proxied, must_be_armed, touch, inside }
     }
 
     /// Has it stand still in `phase` until it is released: before it makes the job, maps a split, encodes a value for a
@@ -61,6 +64,18 @@ impl<'n> WorkerSetup<'n> {
     /// Lets it pass so often before it stands still: in the map phase, so many splits.
     pub fn after(mut self, passes: u64) -> Self {
         self.passes = passes;
+        self
+    }
+
+    /// Has it pass by until [`WorkerProcess::arm`]; only then it stands still.
+    pub fn armed_later(mut self) -> Self {
+        self.must_be_armed = true;
+        self
+    }
+
+    /// Has the job panic there.
+    pub fn touchy(mut self, touch: Touch) -> Self {
+        self.touch = Some(touch);
         self
     }
 
@@ -97,6 +112,12 @@ impl<'n> WorkerSetup<'n> {
             command.env(held::PHASE, phase.to_string()).env(held::PASSES, self.passes.to_string());
             command.env(held::FILE, file("held")).env(held::RELEASE, file("release"));
         }
+        if self.must_be_armed {
+            command.env(held::ARM, file("arm"));
+        }
+        if let Some(touch) = self.touch {
+            command.env(held::TOUCHY, format!("{touch:?}"));
+        }
         let child = command.spawn().expect("the test binary can be run again");
         await_file(&file("address"));
         let address = fs::read_to_string(file("address")).expect("it was written");
@@ -106,7 +127,8 @@ impl<'n> WorkerSetup<'n> {
             None => Proxy::before(own_address),
         });
         let address = proxy.as_ref().map_or(own_address, Proxy::address);
-        WorkerProcess { child, address, own_address, proxy, held: file("held"), release: file("release") }
+        let [held, release, arm] = ["held", "release", "arm"].map(file);
+        WorkerProcess { child, address, own_address, proxy, held, release, arm }
     }
 }
 
@@ -120,6 +142,7 @@ pub struct WorkerProcess {
     /// The file that it makes when it stands still.
     pub held: PathBuf,
     release: PathBuf,
+    arm: PathBuf,
     proxy: Option<Proxy>,
 }
 
@@ -152,6 +175,11 @@ impl WorkerProcess {
     /// Lets it go on, from now on everywhere.
     pub fn release(&self) {
         fs::write(&self.release, b"").expect("the test's directory is writable");
+    }
+
+    /// Has it stand still the next time it comes where it is held.
+    pub fn arm(&self) {
+        fs::write(&self.arm, b"").expect("the test's directory is writable");
     }
 
     /// Ends it as the kernel does where memory runs out.
