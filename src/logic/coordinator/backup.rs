@@ -265,9 +265,13 @@ impl Coordinator {
             let progress = &self.workers[holder.index()];
             let wanted = |held: &&Execution| {
                 let entry = self.ledger.get(held.split.id);
-                !held.discarded
-                    && entry.is_some_and(|entry| entry.executions == 1 && !entry.failed_on.contains(&worker))
-                    && !self.workers[worker.index()].holds(held.split.id)
+                // Of a split that fails wherever it is executed, there are no more executions than before the job ends.
+                let is_open = entry.is_some_and(|entry| {
+                    entry.executions == 1
+                        && !entry.failed_on.contains(&worker)
+                        && entry.failed_on.len() + 1 < MOST_FAILURES_OF_SPLIT
+                });
+                !held.discarded && is_open && !self.workers[worker.index()].holds(held.split.id)
             };
             let Some(&execution) = progress.in_flight.iter().rev().find(wanted) else { continue };
             // Who has not answered for long will most likely not do so for as long again.
