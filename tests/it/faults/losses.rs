@@ -9,8 +9,8 @@ use rustix::process::Signal;
 use super::stage::{LIMIT, Stage, in_each_phase};
 use crate::harness::clients::Task;
 use crate::harness::processes::signal;
-use crate::harness::with_deadline;
 use crate::harness::workers::WorkerSetup;
+use crate::harness::{wait_until, with_deadline};
 
 /// `n` workers of which `victims` stand still in `phase`.
 fn stage(n: usize, victims: &[usize], phase: Phase) -> Stage<'static> {
@@ -104,12 +104,12 @@ fn woken_while_the_job_goes_on() {
         stage.workers[1].await_held();
         stage.workers[2].arm();
         stage.workers[1].freeze();
+        let line = format!("worker {} lost in {phase}: ", stage.workers[1].address);
+        wait_until(LIMIT, &line, || job.said().contains(&line));
         stage.workers[2].await_held();
         stage.workers[1].release();
         stage.workers[1].thaw();
-        if phase > Phase::Split {
-            stage.await_idle(&[1]);
-        }
+        stage.await_idle(&[1]);
         stage.workers[2].release();
         let told = stage.exact(job);
         assert_eq!(stage.lost(&told, 1), phase);

@@ -2,48 +2,72 @@
 
 use std::fs;
 use std::io::Read;
+use std::sync::LazyLock;
 
 use mapreduce::logic::coordinator::Phase;
+use mapreduce::logic::tokenize::Tokens;
 use rustix::process::Signal;
 
 use super::stage::{LIMIT, Stage};
-use crate::harness::clients::{Task, result_on_stdout};
+use crate::harness::clients::{DONE, Task, result_on_stdout};
 use crate::harness::processes::signal;
+use crate::harness::proxy::{Direction, Fault, Selection};
+use crate::harness::workers::WorkerSetup;
 use crate::harness::{wait_until, with_deadline};
+use crate::reference;
 
-/// More words than fit what is under way between workers, client and output.
-fn vocabulary() -> Vec<u8> {
-    (0..180_000u32).flat_map(|n| format!("{} w{n}\n", n % 1000).into_bytes()).collect()
-}
+/// A text of many words, a megabyte of results of each worker, and its words counted.
+static TEXT: LazyLock<(Vec<u8>, Vec<u8>)> = LazyLock::new(|| {
+    let text: Vec<u8> = (0..600_000u32).flat_map(|n| format!("w{n} ").into_bytes()).collect();
+    let counted = reference::word_count(&[&text], Tokens::Word, false);
+    (text, counted)
+});
 
-/// Values of the result that the one that is lost encodes before: the first ranges of its third.
-const PASSES: u64 = 45_000;
+/// The bytes of a worker's result that get through: some batches, from which a part of the output can be made.
+const DELIVERED: u64 = 300_000;
 
 fn stage() -> Stage<'static> {
-    let hold = |setup: crate::harness::workers::WorkerSetup<'static>, index| match index {
-        1 => setup.hold(Phase::Merge).after(PASSES),
+    let set_up = |setup: WorkerSetup<'static>, index| match index {
+        1 => setup.hold(Phase::Merge).proxied(),
         _ => setup,
     };
-    Stage::set(3, hold)
+    Stage::set(3, set_up).about_counted(&TEXT.0, TEXT.1.clone())
 }
 
-/// Runs `task` without and with the loss of a worker in the midst of its merge, and compares the files.
+fn task(stage: &Stage<'_>) -> Task {
+    Task { split_size: Some(200_000), ..stage.hasty_task() }
+}
+
+/// Waits until the merge has begun, and has the result of a worker stop in its middle.
+fn stop_in_the_middle(stage: &Stage<'_>) {
+    let worker = &stage.workers[1];
+    worker.await_held();
+    worker.proxy().inject(Fault::Quota(Direction::FromWorker, DELIVERED), Selection::client());
+    worker.release();
+}
+
+fn kill(stage: &Stage<'_>) {
+    signal(stage.workers[1].child.id(), Signal::KILL);
+}
+
+/// Runs a job without and with the loss of a worker in the midst of its merge, and compares the files.
 fn compare_files(format: &str, top: Option<usize>) {
-    let stage = stage().about(&vocabulary());
-    let task = Task { format: format.to_owned(), top, split_size: Some(100_000), ..stage.task() };
+    let stage = stage();
+    let task = Task { format: format.to_owned(), top, ..task(&stage) };
     let well = Task { workers: task.workers[..1].to_vec(), ..task.clone() };
     stage.well(stage.begin(&well));
     let expected = fs::read(stage.output()).expect("there is a result");
     fs::remove_file(stage.output()).expect("it is ours");
     let job = stage.begin(&task);
-    stage.workers[1].await_held();
-    let grown = || {
+    stop_in_the_middle(&stage);
+    let has_grown = || {
         let entries = fs::read_dir(stage.directory.path()).expect("it is there").flatten();
-        let mut hidden = entries.filter(|entry| entry.file_name().to_string_lossy().contains("tmp"));
-        hidden.any(|entry| entry.metadata().is_ok_and(|metadata| metadata.len() > 0))
+        let mut parts = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(".output."));
+        parts.any(|entry| entry.metadata().is_ok_and(|metadata| metadata.len() > 0))
     };
-    wait_until(LIMIT, "a part of the output to be written", grown);
-    signal(stage.workers[1].child.id(), Signal::KILL);
+    // Where the silence counts before this is seen, the rest is here already.
+    wait_until(LIMIT, "a part of the output to be written", || stage.output().exists() || has_grown());
+    kill(&stage);
     let told = stage.well(job);
     assert_eq!(stage.lost(&told, 1), Phase::Merge);
     let result = fs::read(stage.output()).expect("there is a result");
@@ -56,10 +80,12 @@ fn compare_files(format: &str, top: Option<usize>) {
 #[test]
 fn file_is_the_same() {
     with_deadline(LIMIT, || {
-        compare_files("tsv", None);
-        compare_files("csv", None);
-        compare_files("json", None);
-        compare_files("json", Some(150_000));
+        std::thread::scope(|scope| {
+            let cases = [("tsv", None), ("csv", None), ("json", None), ("json", Some(500_000))];
+            for (format, top) in cases {
+                scope.spawn(move || compare_files(format, top));
+            }
+        });
     });
 }
 
@@ -67,20 +93,17 @@ fn file_is_the_same() {
 #[test]
 fn pipe_gets_each_byte_once() {
     with_deadline(LIMIT, || {
-        let stage = stage().about(&vocabulary());
-        let task = Task { output: None, split_size: Some(100_000), ..stage.task() };
-        let mut job = {
-            let client = task.client().deadline(LIMIT).keep_stdout();
-            client.spawn()
-        };
+        let stage = stage();
+        let task = Task { output: None, ..task(&stage) };
+        let mut job = task.client().deadline(LIMIT).keep_stdout().spawn();
         let mut stdout = job.stdout.take().expect("it is ours");
-        stage.workers[1].await_held();
+        stop_in_the_middle(&stage);
         // The runner's words, and the first of the result.
         let mut whole = vec![0; 4096];
         stdout.read_exact(&mut whole).expect("a part of the output is written");
-        signal(stage.workers[1].child.id(), Signal::KILL);
+        kill(&stage);
         stdout.read_to_end(&mut whole).expect("the client goes on");
-        let mut finished = job.wait().expect_code(0);
+        let mut finished = job.wait().expect_code(DONE);
         finished.stdout_bytes = whole;
         assert!(finished.stderr.contains("lost in merge"), "{}", finished.stderr);
         assert!(result_on_stdout(&finished) == stage.expected(), "it is not exact:\n{}", finished.stderr);

@@ -7,6 +7,7 @@ use super::stage::{LIMIT, Stage, Told, in_each_phase};
 use crate::harness::clients::Task;
 use crate::harness::processes::signal;
 use crate::harness::with_deadline;
+use crate::harness::workers::WorkerProcess;
 
 /// Two of four workers; the second stands still in `phase`.
 fn stage(phase: Phase) -> Stage<'static> {
@@ -56,21 +57,23 @@ fn spare_that_is_dead_when_it_is_wanted() {
     });
 }
 
-/// One that stands still is told to join, is lost for its silence, and another joins.
+/// One that stands still is told to join, and nobody waits for it.
 #[test]
 fn spare_that_is_frozen_when_it_is_wanted() {
     with_deadline(LIMIT, || {
-        let stage = stage(Phase::Reduce);
+        let stage = Stage::set(4, |setup, index| if index < 2 { setup.hold(Phase::Reduce) } else { setup });
         let job = stage.begin(&two(stage.hasty_task()));
-        stage.workers[1].await_held();
+        stage.workers[..2].iter().for_each(WorkerProcess::await_held);
         stage.workers[2].freeze();
-        signal(stage.workers[1].child.id(), Signal::KILL);
+        for worker in [0, 1] {
+            signal(stage.workers[worker].child.id(), Signal::KILL);
+        }
         let told = stage.exact(job);
         assert!(joined(&stage, &told, 2) && joined(&stage, &told, 3), "{}", told.stderr);
+        stage.lost(&told, 0);
         stage.lost(&told, 1);
-        stage.lost(&told, 2);
         stage.workers[2].thaw();
-        stage.assert_usable(&[0, 2, 3]);
+        stage.assert_usable(&[2, 3]);
     });
 }
 
