@@ -35,6 +35,8 @@ fn strike_all(n: usize, victims: &[(usize, Signal)], phase: Phase) {
     who.iter().for_each(|worker| stage.workers[*worker].await_held());
     victims.iter().for_each(|(worker, how)| strike(&stage, *worker, *how));
     let told = stage.exact(job);
+    stage.assert_tidy();
+    println!("{n} workers, {victims:?} in {phase}: {:.2} s", told.seconds());
     let first = who.iter().map(|worker| stage.lost(&told, *worker)).max();
     assert!(first == Some(phase), "none is lost in {phase}:\n{}", told.stderr);
     if kills_only {
@@ -150,17 +152,26 @@ fn another_one_lost_while_a_loss_is_made_good() {
     });
 }
 
-/// With backups, a worker that is lost at work on a split has it folded once, by whoever comes first.
+/// With backups, a worker that is lost at work on a split has it folded once, by whoever came first.
 #[test]
 fn lost_while_its_splits_have_backups() {
     with_deadline(LIMIT, || {
         for how in [Signal::KILL, Signal::STOP] {
-            let stage = stage(3, &[1], Phase::Map);
+            let stage = Stage::set(3, |setup, index| match index {
+                1 => setup.hold(Phase::Map),
+                // The job does not wait for the first, and is not to end before that is lost.
+                2 => setup.hold(Phase::Merge),
+                _ => setup,
+            });
             let job = stage.begin(&Task { backups: true, ..stage.hasty_task() });
-            stage.workers[1].await_held();
+            [1, 2].into_iter().for_each(|worker: usize| stage.workers[worker].await_held());
             strike(&stage, 1, how);
+            let line = format!("worker {} lost in ", stage.workers[1].address);
+            wait_until(LIMIT, &line, || job.said().contains(&line));
+            stage.workers[2].release();
             let told = stage.exact(job);
             stage.lost(&told, 1);
+            assert!(told.figure("backups_won") > 0, "{}", told.report);
             stage.assert_usable(&[0, 2]);
         }
     });

@@ -70,6 +70,7 @@ fn compare_files(format: &str, top: Option<usize>) {
     kill(&stage);
     let told = stage.well(job);
     assert_eq!(stage.lost(&told, 1), Phase::Merge);
+    stage.assert_tidy();
     let result = fs::read(stage.output()).expect("there is a result");
     assert!(result == expected, "as {format}, it is not the same; the client said:\n{}", told.stderr);
     if format == "tsv" && top.is_none() {
