@@ -26,6 +26,10 @@ pub const SHORT: Duration = Duration::from_secs(2);
 /// The silence that is a loss, where none is to be noticed on a machine under load.
 pub const LONG: Duration = Duration::from_secs(20);
 
+/// What a MiB takes each thread at least, so that a moment without a processor makes no worker look slow: who looks so
+/// has no part in the shuffle, and never comes where it is to stand still.
+const PACE: Duration = Duration::from_secs(1);
+
 /// Within this much more than a silence, everybody has drawn the consequences.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -73,7 +77,7 @@ impl<'n> Stage<'n> {
         set_up: impl Fn(WorkerSetup<'n>, usize) -> WorkerSetup<'n>,
     ) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let start = |index| set_up(WorkerSetup::new(directory.path(), index), index).start();
+        let start = |index| set_up(WorkerSetup::new(directory.path(), index).slow(PACE), index).start();
         let workers = (0..n).map(start).collect();
         let stage = Self { workers, network, expected: TEXT.1.clone(), directory };
         fs::write(stage.input(), &TEXT.0).expect("it is writable");
