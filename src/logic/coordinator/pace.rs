@@ -26,7 +26,7 @@ const GUESSED_RATE: f64 = 1e8;
 
 /// By how much the time for what a worker holds is taken to be underestimated, when it is asked whether the map phase
 /// might end before.
-const CAUTION: f64 = 3.0;
+const CAUTION: f64 = 1.5;
 
 /// A worker is slow, and gets fewer partitions, if a thread of it maps less than this share of what the median does.
 const SLOW_SHARE: f64 = 0.5;
