@@ -148,7 +148,7 @@ const REACH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the others may still take when enough workers have answered: the first of the hosts file go before those
 /// that merely were quicker.
-const REACH_GRACE: Duration = Duration::from_millis(100);
+const REACH_GRACE: Duration = Duration::from_millis(300);
 
 /// By how much a connection outlasts the coordinator's patience with its worker.
 const DEADLINE_MARGIN: Duration = Duration::from_secs(5);

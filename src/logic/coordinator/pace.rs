@@ -28,6 +28,9 @@ const GUESSED_RATE: f64 = 1e8;
 /// might end before.
 const CAUTION: f64 = 1.5;
 
+/// Seconds of work after which a worker's pace says something of the worker: less may have been bad luck.
+const TELLING_SECONDS: f64 = 0.2;
+
 /// A worker is slow, and gets fewer partitions, if a thread of it maps less than this share of what the median does.
 const SLOW_SHARE: f64 = 0.5;
 
@@ -63,6 +66,10 @@ impl Pace {
     /// Returns the bytes that the worker maps in a second, once that is known.
     pub(super) fn rate(&self) -> Option<f64> {
         (self.bytes > 0.0).then(|| self.bytes / self.seconds.max(1e-6))
+    }
+
+    fn is_telling(&self) -> bool {
+        self.seconds >= TELLING_SECONDS
     }
 
     /// Returns for how many seconds the worker has had something to do without an answer.
@@ -181,7 +188,7 @@ impl Coordinator {
             let progress = &self.workers[worker.index()];
             let threads = progress.threads.max(1);
             match (thread_rate(progress), median) {
-                (Some(rate), Some(median)) if rate < SLOW_SHARE * median => {
+                (Some(rate), Some(median)) if progress.pace.is_telling() && rate < SLOW_SHARE * median => {
                     (f64::from(threads) * rate / median).round() as u32
                 }
                 _ => threads,
