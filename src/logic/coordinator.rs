@@ -58,7 +58,7 @@ pub struct WorkerProgress {
 const WINDOW_AHEAD_SPLITS: usize = 2;
 
 /// Ticks come several times a second. When they have not for so long, it was the client that stood still (a terminal
-/// that takes no output, a suspended machine), and the workers' silence meanwhile says nothing.
+/// that takes no output), and the workers' silence meanwhile says nothing.
 const MAX_TICK_GAP: Duration = Duration::from_secs(1);
 
 /// The job's state machine.
@@ -152,6 +152,7 @@ impl Coordinator {
                 self.map_failed(worker, split, cause, &dropped, now, out);
             }
             Event::Dropped { worker, split } => self.dropped(worker, split, now, out),
+            Event::Unsent { worker, split } => self.unsent(worker, split),
             Event::Shuffled { worker, epoch, sent_bytes } => {
                 if self.expects(Phase::Shuffle, worker, epoch, now, out) {
                     add(&mut self.totals.shuffled_bytes, sent_bytes);
@@ -309,6 +310,9 @@ impl Coordinator {
         for worker in silent {
             let cause = format!("nothing heard of it for {} s", timeout.as_secs());
             self.lose(worker, cause, None, now, commands);
+        }
+        if self.phase == Phase::Map {
+            self.lose_hung(now, commands);
         }
         self.settle_complaints(now, commands);
     }

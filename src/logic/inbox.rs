@@ -11,6 +11,8 @@ use super::partition::Partition;
 #[derive(Debug)]
 pub struct Inbox<B> {
     epoch: Option<Epoch>,
+    /// Epochs up to this one are over, whoever still sends.
+    over: Epoch,
     /// Who has begun a stream.
     sources: BTreeSet<WorkerId>,
     partitions: HashMap<Partition, Vec<B>>,
@@ -33,7 +35,7 @@ pub enum NotWhole {
 
 impl<B> Default for Inbox<B> {
     fn default() -> Self {
-        Self { epoch: None, sources: BTreeSet::new(), partitions: HashMap::new() }
+        Self { epoch: None, over: Epoch(0), sources: BTreeSet::new(), partitions: HashMap::new() }
     }
 }
 
@@ -43,11 +45,11 @@ impl<B> Inbox<B> {
     /// # Errors
     /// If the epoch is older than the newest known, or the source has sent a stream in it.
     pub fn open(&mut self, epoch: Epoch, source: WorkerId) -> Result<(), Stale> {
-        if self.epoch.is_some_and(|current| current > epoch) {
-            return Err(Stale("a newer epoch has begun"));
+        if epoch <= self.over || self.epoch.is_some_and(|current| current > epoch) {
+            return Err(Stale("its epoch is over"));
         }
         if self.epoch != Some(epoch) {
-            *self = Self { epoch: Some(epoch), ..Self::default() };
+            *self = Self { epoch: Some(epoch), over: self.over, ..Self::default() };
         }
         if !self.sources.insert(source) {
             return Err(Stale("its source has sent one already"));
@@ -61,7 +63,7 @@ impl<B> Inbox<B> {
     /// If the epoch is not the current one.
     pub fn put(&mut self, epoch: Epoch, partition: Partition, batch: B) -> Result<(), Stale> {
         if self.epoch != Some(epoch) {
-            return Err(Stale("a newer epoch has begun"));
+            return Err(Stale("its epoch is over"));
         }
         self.partitions.entry(partition).or_default().push(batch);
         Ok(())
@@ -79,7 +81,7 @@ impl<B> Inbox<B> {
         // Who is alone gets no stream, so no epoch either: what is held may be of an older one.
         match self.epoch {
             Some(current) if current > epoch => return Err(NotWhole::Superseded),
-            Some(current) if current < epoch => *self = Self::default(),
+            Some(current) if current < epoch => *self = Self { over: self.over, ..Self::default() },
             _ => {}
         }
         if self.sources != *sources {
@@ -88,10 +90,11 @@ impl<B> Inbox<B> {
         Ok(std::mem::take(&mut self.partitions))
     }
 
-    /// Drops what is held of epochs up to `epoch`; it is void.
+    /// Drops what is held of epochs up to `epoch`, which are over, and refuses what still comes of them.
     pub fn forget(&mut self, epoch: Epoch) {
+        self.over = self.over.max(epoch);
         if self.epoch.is_some_and(|current| current <= epoch) {
-            self.partitions = HashMap::new();
+            *self = Self { over: self.over, ..Self::default() };
         }
     }
 }
@@ -140,12 +143,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_void_is_dropped_and_its_sources_are_remembered() {
+    fn what_is_over_is_dropped_and_refused() {
         let mut inbox = Inbox::default();
         inbox.open(EPOCH, SOURCE).expect("the first stream");
         inbox.put(EPOCH, Partition(0), 'a').expect("it is of this epoch");
         inbox.forget(EPOCH);
-        assert!(inbox.open(EPOCH, SOURCE).is_err(), "its stream was not sent anew");
-        assert_eq!(inbox.take(EPOCH, &sources(&[1])), Ok(HashMap::new()));
+        assert!(inbox.put(EPOCH, Partition(0), 'b').is_err(), "its sender has not heard yet");
+        assert!(inbox.open(EPOCH, WorkerId(2)).is_err());
+        inbox.open(Epoch(3), SOURCE).expect("a newer epoch");
+        assert_eq!(inbox.take(Epoch(3), &sources(&[1])), Ok(HashMap::new()));
     }
 }

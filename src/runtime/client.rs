@@ -270,6 +270,7 @@ impl<J: Job> Client<'_, J> {
             }
             Answer::Unread { cause } => return Some(Event::InputFailed { cause }),
             Answer::Closed { cause } => return Some(Event::LinkClosed { worker, cause }),
+            Answer::Unsent { split } => return Some(Event::Unsent { worker, split }),
         };
         Some(match message {
             FromWorker::Begun => Event::Begun { worker },

@@ -100,6 +100,10 @@ pub enum Answer<V> {
     Closed {
         cause: String,
     },
+    /// The split was discarded before it was sent: the worker knows nothing of it.
+    Unsent {
+        split: SplitId,
+    },
 }
 
 /// The client's end of a link. Dropping it ends the job on the worker.
@@ -181,7 +185,7 @@ pub fn connect_link<V: Value>(
     let closer = control.clone();
     spawn(format!("mr:write:{name}"), move || {
         // If nobody listens, the loop has ended, and the orders with it.
-        let dropped = |split| _ = dropped(worker, Answer::Message(FromWorker::Dropped { split }));
+        let dropped = |split| _ = dropped(worker, Answer::Unsent { split });
         Writing { orders: &inbox, began: &began, dropped: &dropped }.run(writer, ends, rates);
         closer.close();
         drop(writing);

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Command, Coordinator, Execution, Failure, Notice, Standing, WorkerProgress, add};
+use super::{Command, Coordinator, Execution, Failure, Notice, Phase, Standing, WorkerProgress, add};
 use crate::logic::ids::{SplitId, WorkerId};
 use crate::logic::split::Split;
 
@@ -30,24 +30,27 @@ impl Coordinator {
             && let Some((split, wanted)) = self.ledger.pending_at(at)
         {
             match self.choose_worker(split, wanted, now) {
-                Choice::Worker(worker) => self.send_pending(at, worker, now, commands),
-                Choice::Later => at += 1,
-                Choice::Never => return self.fail_split(split, now, commands),
+                Some(worker) => self.send_pending(at, worker, now, commands),
+                None => at += 1,
             }
         }
     }
 
-    /// Chooses who executes a split: for whom it was cut, else who would be done with it first.
-    fn choose_worker(&self, split: SplitId, wanted: Option<WorkerId>, now: Duration) -> Choice {
-        let Some(entry) = self.ledger.get(split) else { return Choice::Later };
-        let may = |worker: &WorkerId| !entry.failed_on.contains(worker);
+    /// Chooses who executes a split: for whom it was cut, else who would be done with it first; `None` if nobody has
+    /// room who may.
+    fn choose_worker(&self, split: SplitId, wanted: Option<WorkerId>, now: Duration) -> Option<WorkerId> {
+        let entry = self.ledger.get(split)?;
+        // Where it has failed it is tried again only if nobody else is left.
+        let is_new = |worker: &WorkerId| !entry.failed_on.contains(worker);
+        let has_new = self.standing(|standing| standing != Standing::Lost).iter().any(is_new);
+        let may = |worker: &WorkerId| !has_new || is_new(worker);
         let has_room = |worker: &WorkerId| {
             // One that was discarded there may not be answered yet.
             let progress = &self.workers[worker.index()];
             progress.has_room() && !progress.holds(split)
         };
         if let Some(wanted) = wanted.filter(|wanted| may(wanted) && has_room(wanted)) {
-            return Choice::Worker(wanted);
+            return Some(wanted);
         }
         let done = |worker: &WorkerId| {
             let progress = &self.workers[worker.index()];
@@ -56,11 +59,7 @@ impl Coordinator {
             (held as f64 / self.rate(*worker)).max(progress.pace.waited(now))
         };
         let open = self.live().into_iter().filter(may).filter(has_room);
-        match open.min_by(|one, other| done(one).total_cmp(&done(other))) {
-            Some(worker) => Choice::Worker(worker),
-            None if self.standing(|standing| standing != Standing::Lost).iter().any(may) => Choice::Later,
-            None => Choice::Never,
-        }
+        open.min_by(|one, other| done(one).total_cmp(&done(other)))
     }
 
     fn send_pending(&mut self, at: usize, worker: WorkerId, now: Duration, commands: &mut Vec<Command>) {
@@ -150,15 +149,32 @@ impl Coordinator {
         now: Duration,
         commands: &mut Vec<Command>,
     ) {
-        match self.answered(worker, split, false, now) {
-            // Taken back in time: somebody else may have it.
-            Some(Execution { discarded: true, provisional: false, .. }) => self.ledger.give_up(split),
-            Some(Execution { discarded: true, .. }) | None => {}
-            Some(_) => {
-                self.ledger.give_up(split);
-                let cause = "it dropped a split that it was to execute".to_owned();
-                self.lose(worker, cause, None, now, commands);
-            }
+        let Some(execution) = self.answered(worker, split, false, now) else { return };
+        if execution.discarded {
+            return self.taken_back(&execution);
+        }
+        self.ledger.give_up(split);
+        let cause = "it dropped a split that it was to execute".to_owned();
+        self.lose(worker, cause, None, now, commands);
+    }
+
+    /// Takes out an execution that was discarded before it was sent: nothing that the worker does, or does not.
+    pub(super) fn unsent(&mut self, worker: WorkerId, split: SplitId) {
+        let Some(progress) = self.workers.get_mut(worker.index()) else { return };
+        let held = |held: &Execution| held.split.id == split && held.discarded;
+        let Some(at) = progress.in_flight.iter().position(held) else { return };
+        let execution = progress.in_flight.swap_remove(at);
+        if progress.in_flight.is_empty() {
+            progress.pace.rest();
+        }
+        self.taken_back(&execution);
+    }
+
+    /// Notes that a discarded execution did not take place: somebody else may have the split, if nobody had before.
+    fn taken_back(&mut self, execution: &Execution) {
+        if !execution.provisional {
+            self.totals.taken_back += 1;
+            self.ledger.give_up(execution.split.id);
         }
     }
 
@@ -172,6 +188,11 @@ impl Coordinator {
         commands: &mut Vec<Command>,
     ) {
         let Some(execution) = self.answered(worker, split, false, now) else { return };
+        if self.phase > Phase::Map && !dropped.is_empty() {
+            // Only a provisional execution may still run, and with it nothing else is lost.
+            let cause = "it lost what it had folded".to_owned();
+            return self.lose(worker, cause, None, now, commands);
+        }
         dropped.iter().for_each(|&dropped| self.forget(dropped, worker));
         if execution.discarded && execution.provisional {
             return;
@@ -211,15 +232,6 @@ impl Coordinator {
         }
     }
 
-    /// Fails the job for a split that nobody is left to execute.
-    fn fail_split(&mut self, split: SplitId, now: Duration, commands: &mut Vec<Command>) {
-        let Some(entry) = self.ledger.get(split) else { return };
-        let Some(&worker) = entry.failed_on.last() else { return };
-        let cause = "nobody is left on whom it has not failed".to_owned();
-        let (split, workers) = (entry.split, entry.failed_on.len());
-        self.fail(Failure::ExecutionFailed { worker, split, cause, workers }, now, commands);
-    }
-
     /// Notes that what `worker` had folded of `split` is gone.
     pub(super) fn forget(&mut self, split: SplitId, worker: WorkerId) {
         if let Some((length, pairs)) = self.ledger.unmap(split, worker) {
@@ -253,6 +265,22 @@ impl Coordinator {
                 self.totals.backups += 1;
                 let backup = Execution { split, provisional: true, discarded: false, backup: true };
                 self.send(worker, backup, now, commands);
+            }
+        }
+    }
+
+    /// Loses a worker of which an execution does not end that cannot be had twice, when all else is mapped: it beats, but
+    /// its thread hangs, and everybody would wait for ever.
+    pub(super) fn lose_hung(&mut self, now: Duration, commands: &mut Vec<Command>) {
+        let Some(timeout) = self.config.worker_timeout else { return };
+        let all_else = self.config.backups && self.input_ended && !self.ledger.has_pending();
+        for worker in self.live().into_iter().filter(|_| all_else) {
+            let progress = &self.workers[worker.index()];
+            let stuck = progress.in_flight.iter().find(|held| held.discarded && !held.provisional);
+            let (Some(held), Some(rate)) = (stuck, progress.pace.rate()) else { continue };
+            let expected = held.split.length as f64 * f64::from(progress.threads.max(1)) / rate;
+            if progress.pace.waited(now) > (HUNG * expected).max(timeout.as_secs_f64()) {
+                self.lose(worker, "its split does not end".to_owned(), None, now, commands);
             }
         }
     }
@@ -294,14 +322,8 @@ impl Coordinator {
     }
 }
 
+/// A thread hangs when it takes so many times as long for a split as it is expected to, and the time-out, too.
+const HUNG: f64 = 50.0;
+
 /// By how much a backup must promise to be quicker: sending it costs something, too.
 const BACKUP_MARGIN: f64 = 2.0;
-
-/// Who is to execute a split.
-enum Choice {
-    Worker(WorkerId),
-    /// Nobody has room now.
-    Later,
-    /// It has failed on all that there are.
-    Never,
-}

@@ -74,8 +74,7 @@ impl Coordinator {
         let loss = Loss { worker, phase, cause, accuser, splits, survivors };
         self.losses.push(loss.clone());
         commands.push(Command::Notice(Notice::Lost(loss.clone())));
-        let has_joined = self.join_spare(now, commands);
-        if is_missed && survivors == 0 && !has_joined {
+        if is_missed && !self.join_spare(now, commands) && survivors == 0 {
             self.fail(Failure::NoWorkerLeft(loss), now, commands);
         }
     }

@@ -63,6 +63,11 @@ impl Pace {
         self.since = is_busy.then_some(now);
     }
 
+    /// Notes that the worker has nothing to do any more.
+    pub(super) fn rest(&mut self) {
+        self.since = None;
+    }
+
     /// Returns the bytes that the worker maps in a second, once that is known.
     pub(super) fn rate(&self) -> Option<f64> {
         (self.bytes > 0.0).then(|| self.bytes / self.seconds.max(1e-6))

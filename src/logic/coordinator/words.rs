@@ -88,6 +88,11 @@ pub enum Event {
         worker: WorkerId,
         split: SplitId,
     },
+    /// The split was discarded before it was sent: that is no word of the worker.
+    Unsent {
+        worker: WorkerId,
+        split: SplitId,
+    },
     Shuffled {
         worker: WorkerId,
         epoch: Epoch,
@@ -297,6 +302,8 @@ pub struct Totals {
     pub executions: u64,
     /// Executions of splits that had been sent before: what came of that was lost, failed, or was taken back.
     pub reexecutions: u64,
+    /// Those of them that were taken back before they began.
+    pub taken_back: u64,
     /// Second executions of splits that were late, and how many of them were the first to end.
     pub backups: u64,
     pub backups_won: u64,

@@ -156,7 +156,7 @@ pub(super) fn report<J: Job>(
         output_bytes: output.bytes,
         losses: coordinator.losses().iter().map(loss).collect(),
         executions: totals.executions,
-        reexecuted_splits: totals.reexecutions,
+        reexecuted_splits: totals.reexecutions.saturating_sub(totals.taken_back),
         backups_started: totals.backups,
         backups_won: totals.backups_won,
         epochs: totals.epochs,

@@ -27,6 +27,9 @@ pub(crate) struct MapTables<J: Job> {
     apart: Mutex<Apart<J::Value>>,
     /// What does not change any more. A lock, held while tables are finished: who asks next gets those, too.
     finished: Mutex<Vec<Arc<Table<J::Value>>>>,
+    /// Why what was folded here cannot be told any more. A lock, taken within that of the slot, or of what is finished,
+    /// that is broken: who has had those afterwards sees it.
+    broken: Mutex<Option<String>>,
     /// Bytes of all of them.
     bytes: AtomicUsize,
 }
@@ -53,6 +56,7 @@ impl<J: Job> MapTables<J> {
             slots: (0..work.threads).map(|_| Mutex::new(slot())).collect(),
             apart: Mutex::new(Apart { held: HashMap::new(), committed: VecDeque::new() }),
             finished: Mutex::default(),
+            broken: Mutex::default(),
             bytes: AtomicUsize::new(0),
             work,
         }
@@ -136,13 +140,17 @@ impl<J: Job> MapTables<J> {
         let slot = &mut *lock(&self.slots[index]);
         let Some((split, table)) = lock(&self.apart).committed.pop_front() else { return Ok(()) };
         let folder = slot.folder.get_or_insert_with(|| Folder::new(self.work.seed));
-        guarded(|| {
+        let merged = guarded(|| {
             let mut batch = folder.batch(|into, other| self.work.job.combine(into, other));
             for entry in table.iter() {
                 batch.pair(entry.key, entry.value.clone());
             }
             batch.finish();
-        })?;
+        });
+        if let Err(cause) = merged {
+            self.empty(slot);
+            return Err(self.break_with(cause));
+        }
         slot.splits.push(split);
         self.recount(&mut slot.bytes, folder.memory_bytes());
         self.recount(&mut table.memory_bytes(), 0);
@@ -157,10 +165,19 @@ impl<J: Job> MapTables<J> {
         let mut finished = lock(&self.finished);
         let committed = std::mem::take(&mut lock(&self.apart).committed);
         let slots = self.slots.iter().collect();
-        let made = map_on_all_threads(&self.work, slots, |slot| Ok(self.finish(&mut lock(slot))))?;
+        let made = map_on_all_threads(&self.work, slots, |slot| Ok(self.finish(&mut lock(slot))));
+        let made = made.map_err(|cause| self.break_with(cause))?;
+        if let Some(cause) = lock(&self.broken).clone() {
+            return Err(cause);
+        }
         let tables = committed.into_iter().map(|(_, table)| table).chain(made.into_iter().flatten());
         finished.extend(tables.filter(|table| !table.is_empty()).map(Arc::new));
         Ok(finished.clone())
+    }
+
+    /// Notes that the tables are not whole any more.
+    fn break_with(&self, cause: String) -> String {
+        lock(&self.broken).get_or_insert(cause).clone()
     }
 
     /// Makes what a slot holds a table, and the slot empty.

@@ -319,6 +319,11 @@ fn a_merge_that_panics_breaks_the_job_here() {
     mapping.mappers.commit(SplitId(2));
     let heard = mapping.heard.recv_timeout(DEADLINE).expect("it is told");
     assert!(matches!(heard, MapEvent::Broken { cause } if cause.contains("evil was combined")));
+    // Whoever asks before that is heard gets no tables that are not whole.
+    for _ in 0..2 {
+        let refused = mapping.mappers.tables().all().map(|tables| tables.len());
+        assert!(refused.is_err_and(|cause| cause.contains("evil was combined")));
+    }
     mapping.assert_released();
 }
 

@@ -40,7 +40,9 @@ pub(super) fn write_answers<V: Value>(
             Ok(Outgoing::Answer(Answer::Results { epoch, batch })) => {
                 results.write(&mut writer, epoch, &batch).map_err(FrameError::from)
             }
-            Ok(Outgoing::Answer(Answer::Sorted(_) | Answer::Unread { .. } | Answer::Closed { .. })) => Ok(()),
+            Ok(Outgoing::Answer(
+                Answer::Sorted(_) | Answer::Unread { .. } | Answer::Closed { .. } | Answer::Unsent { .. },
+            )) => Ok(()),
             Ok(Outgoing::Pack(packing)) => {
                 results.packing = packing;
                 Ok(())

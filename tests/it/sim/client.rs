@@ -24,11 +24,16 @@ pub use merging::Merge;
 pub enum Answer {
     Begun,
     Reply(Reply),
-    Results { epoch: Epoch, batch: VecDeque<Entry> },
+    Results {
+        epoch: Epoch,
+        batch: VecDeque<Entry>,
+    },
     ResultsEnd(Epoch),
     Failed(String),
     Beat,
     Closed,
+    /// Of the link, not of the worker: it was discarded before it was written.
+    Unsent(mapreduce::logic::ids::SplitId),
 }
 
 /// The client process.
@@ -149,6 +154,7 @@ impl World {
             | Event::Mapped { worker, .. }
             | Event::MapFailed { worker, .. }
             | Event::Dropped { worker, .. }
+            | Event::Unsent { worker, .. }
             | Event::Shuffled { worker, .. }
             | Event::PeerFailed { worker, .. }
             | Event::Reduced { worker, .. }
@@ -174,8 +180,10 @@ impl World {
         if let Event::Shuffled { epoch: of, .. } | Event::Reduced { epoch: of, .. } = event {
             self.injuries.seen.stale_words += u64::from(*of < epoch || is_mapping);
         }
-        if let Event::Mapped { worker, .. } | Event::MapFailed { worker, .. } | Event::Dropped { worker, .. } =
-            event
+        if let Event::Mapped { worker, .. }
+        | Event::MapFailed { worker, .. }
+        | Event::Dropped { worker, .. }
+        | Event::Unsent { worker, .. } = event
             && let Some(owed) = counted.owed.get_mut(worker)
         {
             *owed = owed.saturating_sub(1);
@@ -183,7 +191,7 @@ impl World {
         match event {
             Event::SplitCut { .. } => counted.splits += 1,
             Event::MapFailed { dropped, .. } => counted.returned += 1 + dropped.len() as u64,
-            Event::Dropped { .. } => {
+            Event::Dropped { .. } | Event::Unsent { .. } => {
                 counted.returned += 1;
                 self.injuries.seen.taken_back += 1;
             }
@@ -198,6 +206,7 @@ impl World {
     /// Makes an event of what a worker says.
     pub fn answered(&mut self, worker: WorkerId, answer: Answer) {
         let event = match answer {
+            Answer::Unsent(split) => Event::Unsent { worker, split },
             Answer::Begun => Event::Begun { worker },
             Answer::Reply(reply) => event_of(worker, reply),
             Answer::Failed(cause) => Event::Failed { worker, cause },
@@ -282,7 +291,7 @@ impl World {
         let feed = &mut self.links[worker.index()].feed;
         let waiting = feed.iter().position(|(waiting, _)| waiting.id == split);
         match waiting.and_then(|at| feed.remove(at)) {
-            Some(_) => self.after(0, Happening::AtClient(worker, Answer::Reply(Reply::Dropped { split }))),
+            Some(_) => self.after(0, Happening::AtClient(worker, Answer::Unsent(split))),
             None => self.send_order(worker, Order::Discard(split)),
         }
     }

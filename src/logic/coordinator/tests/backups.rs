@@ -140,6 +140,67 @@ fn a_split_that_fails_on_all_that_there_are_ends_the_job() {
 }
 
 #[test]
+fn a_split_is_tried_again_where_it_failed_if_nobody_else_is_left() {
+    let mut game = Game::new(&[1, 1]);
+    game.begin();
+    game.cut(1);
+    let [(first, split, _)] = game.executions()[..] else { panic!("one split is sent") };
+    failed(&mut game, first.0, split.0, &[]);
+    game.lose(1 - first.0);
+    assert_eq!(game.executions().last(), Some(&(first, split, true)));
+    assert_eq!(game.coordinator.outcome(), None);
+    game.reach(Phase::Merge, 1);
+    game.finish();
+}
+
+#[test]
+fn a_worker_whose_thread_hangs_is_lost_when_all_else_is_mapped() {
+    let mut game = Game::new(&[1, 1]);
+    game.begin();
+    game.cut(40);
+    let mut held = Vec::new();
+    loop {
+        let sent = game.executions();
+        if sent.is_empty() {
+            break;
+        }
+        for (worker, split, provisional) in sent {
+            game.now += Duration::from_millis(1);
+            match worker.0 == 0 && split.0 >= 10 {
+                true => held.push((split, provisional)),
+                false => game.mapped(worker.0, split.0),
+            }
+        }
+        game.cut(40);
+    }
+    let hung = held.iter().find(|(_, provisional)| !provisional).map(|(split, _)| *split);
+    let hung = hung.expect("one of them is not provisional");
+    for second in 0..20 {
+        assert!(second > 9 || game.lost().is_empty(), "after {second} s");
+        game.wait(1);
+        for worker in [WorkerId(0), WorkerId(1)] {
+            game.tell(Event::Heard { worker });
+        }
+        for (worker, split) in game.discarded() {
+            if split != hung {
+                game.tell(Event::Dropped { worker, split });
+            }
+        }
+        for (worker, split, _) in game.executions() {
+            if worker.0 == 1 {
+                game.mapped(1, split.0);
+            }
+        }
+        if !game.lost().is_empty() {
+            break;
+        }
+    }
+    assert_eq!(game.lost(), [WorkerId(0)]);
+    game.reach(Phase::Merge, 40);
+    game.finish();
+}
+
+#[test]
 fn what_a_thread_had_folded_before_it_failed_is_mapped_again() {
     let mut game = Game::new(&[2, 2]);
     game.coordinator.config.backups = false;

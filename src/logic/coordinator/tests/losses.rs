@@ -145,6 +145,40 @@ fn a_worker_that_is_silent_for_too_long_is_lost_and_one_that_beats_is_not() {
 }
 
 #[test]
+fn what_its_link_says_of_a_split_is_no_word_of_the_worker() {
+    let mut game = Game::new(&[1, 1]);
+    game.begin();
+    game.cut(20);
+    // Both are quick, then the first falls silent with splits that cannot be executed twice.
+    for _ in 0..3 {
+        game.now += Duration::from_millis(1);
+        for (worker, split, _) in game.executions() {
+            game.mapped(worker.0, split.0);
+        }
+        game.cut(20);
+    }
+    let held: Vec<_> = game.executions();
+    for (worker, split, _) in &held {
+        if worker.0 == 1 {
+            game.mapped(1, split.0);
+        }
+    }
+    for _ in 0..12 {
+        game.wait(1);
+        game.tell(Event::Heard { worker: WorkerId(1) });
+        for (worker, split) in game.discarded() {
+            game.tell(Event::Unsent { worker, split });
+        }
+        for (worker, split, _) in game.executions() {
+            if worker.0 == 1 {
+                game.mapped(1, split.0);
+            }
+        }
+    }
+    assert_eq!(game.lost(), [WorkerId(0)], "though its link dropped splits meanwhile");
+}
+
+#[test]
 fn workers_that_fall_silent_together_are_lost_together() {
     let mut game = Game::new(&[1, 1, 1]);
     game.reach(Phase::Shuffle, 20);
