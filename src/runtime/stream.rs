@@ -1,8 +1,8 @@
 //! Stream: the sending end of one peer's part of the shuffle: batches, packed where that is quicker, and beats.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
@@ -14,7 +14,7 @@ use crate::wire::pack::Packed;
 use super::greet::greet;
 use super::link::{BEAT_INTERVAL, Connection};
 use super::rates::{LinkPacker, Measured, Rates};
-use super::shuffle::Shuffle;
+use super::shuffle::{Peers, Shuffle};
 
 /// Batches that may be on their way to a peer without its acknowledgement: hides the round trip.
 const UNACKNOWLEDGED_BATCHES: usize = 8;
@@ -41,7 +41,7 @@ pub(crate) fn send_stream<J>(
     bytes: &AtomicU64,
 ) -> Result<(), String> {
     let Some(peers) = &shuffle.peers else { return Err("this worker has no network".to_owned()) };
-    let mut connection = peers.network.connect(address, peers.timeout).map_err(|error| error.to_string())?;
+    let mut connection = connect(shuffle, peers, address).map_err(|error| error.to_string())?;
     shuffle.streams.keep(&connection.control);
     let role = Role::Peer { job: peers.job, epoch: shuffle.epoch, source: shuffle.me };
     let welcome =
@@ -52,6 +52,34 @@ pub(crate) fn send_stream<J>(
         control.close();
     }
     Ok(())
+}
+
+/// For how long a peer may be out of reach: for a moment after its link came up again, hosts still hold that there is
+/// no route to it.
+const NO_ROUTE_GRACE: Duration = Duration::from_secs(2);
+
+/// How long to wait between two tries to reach it.
+const NO_ROUTE_PAUSE: Duration = Duration::from_millis(200);
+
+/// Connects to a peer, and tries again for a while where there is no route to it, unless the epoch is over. One that
+/// refuses is not tried again, for its process is dead.
+fn connect<J>(shuffle: &Shuffle<J>, peers: &Peers, address: &str) -> io::Result<Connection> {
+    let began = Instant::now();
+    loop {
+        let error = match peers.network.connect(address, peers.timeout) {
+            Ok(connection) => return Ok(connection),
+            Err(error) => error,
+        };
+        let has_no_route =
+            matches!(error.kind(), io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable);
+        if !has_no_route || began.elapsed() >= NO_ROUTE_GRACE {
+            return Err(error);
+        }
+        std::thread::sleep(NO_ROUTE_PAUSE);
+        if shuffle.work.cancelled.load(Ordering::Relaxed) {
+            return Err(error);
+        }
+    }
 }
 
 /// Sends batches and, while there are none, beats: what is late because another peer is slow is not lost. `false` if
@@ -136,7 +164,6 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
-    use std::time::Duration;
 
     use crossbeam_channel::{bounded, unbounded};
 
@@ -146,8 +173,9 @@ mod tests {
     use crate::logic::partition::Seed;
     use crate::runtime::engine::Work;
     use crate::runtime::inbox::{Inbox, receive_stream};
+    use crate::runtime::link::Network;
     use crate::runtime::memory::{Door, pair};
-    use crate::runtime::shuffle::{OpenStreams, Peers};
+    use crate::runtime::shuffle::OpenStreams;
     use crate::wire::frame::MAX_PAYLOAD_BYTES;
     use crate::wire::message::Routes;
 
@@ -266,10 +294,9 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_stream_that_opens_after_the_end_of_its_epoch_is_closed() {
+    fn shuffle_over(network: Arc<dyn Network>) -> Shuffle<()> {
         let peers = Peers {
-            network: Arc::new(Door::new()),
+            network,
             key: String::new(),
             job: JobId(1),
             timeout: Duration::from_secs(20),
@@ -283,14 +310,63 @@ mod tests {
             memory: 0,
             cancelled: AtomicBool::new(false),
         };
-        let shuffle = Shuffle {
+        Shuffle {
             work: Arc::new(work),
             epoch: EPOCH,
             routes: Routes { workers: Vec::new(), owners: Vec::new() },
             me: WorkerId(0),
             peers: Some(Arc::new(peers)),
             streams: OpenStreams::default(),
-        };
+        }
+    }
+
+    /// A network that fails so often, and counts how often it is asked.
+    struct Failing {
+        kind: io::ErrorKind,
+        times: u64,
+        asked: AtomicU64,
+        door: Door,
+    }
+
+    impl Network for Failing {
+        fn connect(&self, address: &str, timeout: Duration) -> io::Result<Connection> {
+            match self.asked.fetch_add(1, Ordering::Relaxed) < self.times {
+                true => Err(self.kind.into()),
+                false => self.door.connect(address, timeout),
+            }
+        }
+    }
+
+    /// Connects where that fails so often; how often it was tried, and whether it succeeded.
+    fn tries(kind: io::ErrorKind, times: u64, is_over: bool) -> (u64, bool) {
+        let network = Arc::new(Failing { kind, times, asked: AtomicU64::new(0), door: Door::new() });
+        let shuffle = shuffle_over(network.clone());
+        if is_over {
+            shuffle.work.cancelled.store(true, Ordering::Relaxed);
+        }
+        let peers = shuffle.peers.as_ref().expect("there is a network");
+        let connected = connect(&shuffle, peers, "anywhere").is_ok();
+        (network.asked.load(Ordering::Relaxed), connected)
+    }
+
+    #[test]
+    fn a_peer_without_a_route_is_tried_again_for_a_while() {
+        for kind in [io::ErrorKind::HostUnreachable, io::ErrorKind::NetworkUnreachable] {
+            assert_eq!(tries(kind, 3, false), (4, true), "{kind:?}");
+            assert_eq!(tries(kind, 3, true), (1, false), "{kind:?}");
+        }
+        let began = Instant::now();
+        let (n, connected) = tries(io::ErrorKind::HostUnreachable, u64::MAX, false);
+        assert!((2..=11).contains(&n) && !connected, "{n} tries");
+        assert!(began.elapsed() >= NO_ROUTE_GRACE);
+        for kind in [io::ErrorKind::ConnectionRefused, io::ErrorKind::TimedOut] {
+            assert_eq!(tries(kind, 1, false), (1, false), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_stream_that_opens_after_the_end_of_its_epoch_is_closed() {
+        let shuffle = shuffle_over(Arc::new(Door::new()));
         shuffle.streams.close();
         let (_batches, queue) = bounded(1);
         let sent = send_stream(&shuffle, "anywhere", 1, &queue, &AtomicU64::new(0));

@@ -20,8 +20,7 @@ fn held_in(phase: Phase) -> Stage<'static> {
 fn killed_client_is_forgotten() {
     in_each_phase(|phase| {
         let stage = held_in(phase);
-        let job = stage.begin(&stage.task());
-        stage.workers[1].await_held();
+        let job = stage.begin_held(&stage.task(), &[1]);
         signal(job.pid(), Signal::KILL);
         assert_eq!(job.wait().code, None);
         // Also by the one that still stands where the job's own code is.
@@ -39,8 +38,7 @@ fn frozen_client_is_given_up() {
             for phase in [Phase::Map, Phase::Merge] {
                 scope.spawn(move || {
                     let stage = held_in(phase);
-                    let job = stage.begin(&stage.hasty_task());
-                    stage.workers[1].await_held();
+                    let job = stage.begin_held(&stage.hasty_task(), &[1]);
                     signal(job.pid(), Signal::STOP);
                     stage.await_idle(&ALL);
                     stage.workers[1].release();
@@ -59,8 +57,7 @@ fn frozen_client_is_given_up() {
 fn all_workers_killed() {
     in_each_phase(|phase| {
         let stage = held_in(phase);
-        let job = stage.begin(&stage.task());
-        stage.workers[1].await_held();
+        let job = stage.begin_held(&stage.task(), &[1]);
         stage.workers.iter().for_each(|worker| signal(worker.child.id(), Signal::KILL));
         let said = stage.failed(job);
         assert!(said.contains("no worker is left: all 3 were lost"), "{said}");
@@ -76,8 +73,7 @@ fn all_workers_killed() {
 fn interrupted_in_each_phase() {
     in_each_phase(|phase| {
         let stage = held_in(phase);
-        let job = stage.begin(&stage.task());
-        stage.workers[1].await_held();
+        let job = stage.begin_held(&stage.task(), &[1]);
         signal(job.pid(), Signal::INT);
         stage.ended(job, INTERRUPTED);
         stage.await_idle(&ALL);
@@ -94,8 +90,7 @@ fn interrupted_while_a_loss_is_made_good() {
             2 => setup.hold(Phase::Map).armed_later(),
             _ => setup,
         });
-        let job = stage.begin(&stage.task());
-        stage.workers[1].await_held();
+        let job = stage.begin_held(&stage.task(), &[1]);
         stage.workers[2].arm();
         signal(stage.workers[1].child.id(), Signal::KILL);
         stage.workers[2].await_held();

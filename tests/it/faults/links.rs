@@ -16,9 +16,8 @@ fn cut_from_client(phase: Phase, fault: Fault) -> Option<Phase> {
         1 => setup.hold(phase).proxied(),
         _ => setup,
     });
-    let job = stage.begin(&stage.hasty_task());
+    let job = stage.begin_held(&stage.hasty_task(), &[1]);
     let cut = &stage.workers[1];
-    cut.await_held();
     cut.proxy().inject(fault, Selection::client());
     cut.release();
     let told = stage.exact(job);

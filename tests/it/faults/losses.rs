@@ -31,8 +31,7 @@ fn strike_all(n: usize, victims: &[(usize, Signal)], phase: Phase) {
     let stage = stage(n, &who, phase);
     let kills_only = victims.iter().all(|(_, how)| *how == Signal::KILL);
     let task = if kills_only { stage.task() } else { stage.hasty_task() };
-    let job = stage.begin(&task);
-    who.iter().for_each(|worker| stage.workers[*worker].await_held());
+    let job = stage.begin_held(&task, &who);
     victims.iter().for_each(|(worker, how)| strike(&stage, *worker, *how));
     let told = stage.exact(job);
     stage.assert_tidy();
@@ -80,8 +79,7 @@ fn all_but_one_killed() {
 fn frozen_and_woken() {
     in_each_phase(|phase| {
         let stage = stage(3, &[1], phase);
-        let job = stage.begin(&stage.hasty_task());
-        stage.workers[1].await_held();
+        let job = stage.begin_held(&stage.hasty_task(), &[1]);
         stage.workers[1].freeze();
         let told = stage.exact(job);
         assert_eq!(stage.lost(&told, 1), phase);
@@ -102,8 +100,7 @@ fn woken_while_the_job_goes_on() {
             2 => setup.hold(Phase::Map).armed_later(),
             _ => setup,
         });
-        let job = stage.begin(&stage.hasty_task());
-        stage.workers[1].await_held();
+        let job = stage.begin_held(&stage.hasty_task(), &[1]);
         stage.workers[2].arm();
         stage.workers[1].freeze();
         let line = format!("worker {} lost in {phase}: ", stage.workers[1].address);
@@ -127,8 +124,7 @@ fn lose_another(first: Phase, second: Phase, how: Signal) {
         _ => setup,
     });
     let task = if how == Signal::KILL { stage.task() } else { stage.hasty_task() };
-    let job = stage.begin(&task);
-    stage.workers[1].await_held();
+    let job = stage.begin_held(&task, &[1]);
     stage.workers[2].arm();
     strike(&stage, 1, Signal::KILL);
     stage.workers[2].await_held();

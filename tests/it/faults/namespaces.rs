@@ -16,8 +16,7 @@ fn unplug(n: usize, victims: &[usize], phase: Phase) {
         true => setup.hold(phase),
         false => setup,
     });
-    let job = stage.begin(&stage.hasty_task());
-    victims.iter().for_each(|worker| stage.workers[*worker].await_held());
+    let job = stage.begin_held(&stage.hasty_task(), victims);
     for worker in victims {
         network.link_down(worker + 1);
         stage.workers[*worker].release();
@@ -28,10 +27,11 @@ fn unplug(n: usize, victims: &[usize], phase: Phase) {
     let others: Vec<usize> = (0..n).filter(|worker| !victims.contains(worker)).collect();
     stage.assert_usable(&others);
     victims.iter().for_each(|worker| network.link_up(worker + 1));
-    // For a moment more, a host may still hold that there is no route to what it could not reach.
+    // For a moment more, a host may still hold that there is no route to what it could not reach: that is no loss.
     let all: Vec<usize> = (0..n).collect();
     stage.await_idle(&all);
     let told = stage.exact(stage.begin(&stage.task()));
+    stage.assert_lost(&told, &[]);
     assert!(told.figure("workers") == n as u64, "{}", told.report);
 }
 
@@ -59,8 +59,7 @@ fn link_down_for_a_moment() {
             1 => setup.hold(Phase::Shuffle),
             _ => setup,
         });
-        let job = stage.begin(&stage.task());
-        stage.workers[1].await_held();
+        let job = stage.begin_held(&stage.task(), &[1]);
         network.link_down(2);
         stage.workers[1].release();
         std::thread::sleep(Duration::from_secs(2));

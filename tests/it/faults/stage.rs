@@ -30,6 +30,9 @@ pub const LONG: Duration = Duration::from_secs(20);
 /// has no part in the shuffle, and never comes where it is to stand still.
 const PACE: Duration = Duration::from_secs(1);
 
+/// Jobs that are begun until one comes where a worker is held.
+const ATTEMPTS: usize = 5;
+
 /// Within this much more than a silence, everybody has drawn the consequences.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -133,6 +136,24 @@ impl<'n> Stage<'n> {
             None => client.spawn(),
             Some(network) => network.enter(0, || client.spawn()),
         }
+    }
+
+    /// Begins the job and waits until `held` stand still in it.
+    ///
+    /// On a machine under load, a worker may look slow all the same, and then gets no partition: a job that ends before
+    /// it came where it is held is exact, and begun again.
+    #[track_caller]
+    pub fn begin_held(&self, task: &Task, held: &[usize]) -> Running {
+        for _ in 0..ATTEMPTS {
+            let mut job = self.begin(task);
+            let all_held = || held.iter().all(|worker| self.workers[*worker].held.exists());
+            wait_until(LIMIT, "workers to stand still", || all_held() || !job.goes_on());
+            if all_held() {
+                return job;
+            }
+            self.exact(job);
+        }
+        panic!("of {ATTEMPTS} jobs, none came where {held:?} are held");
     }
 
     /// Waits until the job has ended well, and compares its output with what it must be.
