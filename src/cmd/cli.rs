@@ -38,7 +38,10 @@ pub fn main<J: Job>() -> ExitCode {
     if let Err(error) = signals::listen() {
         console.warn(&format!("cannot listen for Ctrl-C: {error}"));
     }
-    match catch_unwind(AssertUnwindSafe(|| perform::<J>(action, &console))) {
+    let performed = catch_unwind(AssertUnwindSafe(|| perform::<J>(action, &console)));
+    // A merge that does not end, because a disk takes nothing, ends with the process, and drops nothing.
+    signals::remove_files();
+    match performed {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) if output::is_closed_pipe(&error.cause) => ExitCode::SUCCESS,
         Ok(Err(error)) => {

@@ -65,14 +65,21 @@ pub fn stop_signal() -> Receiver<()> {
     receiver
 }
 
-/// Has `path` removed should a signal end the process before the guard is dropped.
+/// Has `path` removed should the process end before the guard is dropped.
 pub fn remove_at_exit(path: &Path) -> RemoveAtExit {
     let id = NEXT_FILE.fetch_add(1, Ordering::Relaxed);
     lock().files.push((id, path.to_path_buf()));
     RemoveAtExit { id }
 }
 
-/// As long as it lives, its file is removed by a signal that ends the process.
+/// Removes the files whose guards live: for the end of the process, where a thread may still hold one.
+pub fn remove_files() {
+    for (_, path) in lock().files.drain(..) {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// As long as it lives, its file is removed when the process ends, be it by a signal.
 #[derive(Debug)]
 pub struct RemoveAtExit {
     id: u64,
@@ -99,9 +106,7 @@ fn announce(claim: Sender<()>) {
 }
 
 fn end_process(terminal: Option<&Terminal>) -> ! {
-    for (_, path) in lock().files.drain(..) {
-        let _ = std::fs::remove_file(path);
-    }
+    remove_files();
     if let Some(terminal) = terminal {
         terminal.restore();
     }

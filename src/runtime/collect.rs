@@ -1,7 +1,7 @@
 //! Collect: the client's end: the results of all workers, in order, rendered on all threads and written by one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam_channel::Receiver;
 
@@ -22,21 +22,27 @@ pub(crate) enum Streams<V> {
     Remote(Vec<Arriving>),
 }
 
-/// Puts what comes from `streams`, in order, into `output`, and tells through `entries` how far it is.
+/// Puts what comes from `streams`, in order, into `output`, and tells through `entries` how far it is. Once `is_void`,
+/// no more is written.
 ///
 /// # Errors
-/// If a stream breaks, or the output cannot be written.
+/// If a stream breaks, if the result is void, or if the output cannot be written.
 pub(crate) fn write_merged<J: Job>(
     job: &Arc<J>,
     streams: Streams<J::Value>,
     top: Option<u64>,
     output: &mut Resumed<J::Value>,
     entries: &AtomicU64,
+    is_void: &AtomicBool,
 ) -> Result<(), Broken> {
     let form = output.form();
     output.begin();
     entries.store(0, Ordering::Relaxed);
     let take = |rendered: Rendered| {
+        // In-process, all of the result is there already, and no stream ends.
+        if is_void.load(Ordering::Relaxed) {
+            return Err(Broken::Ended);
+        }
         output.write(&rendered.bytes)?;
         entries.fetch_add(rendered.entries, Ordering::Relaxed);
         Ok(())

@@ -3,7 +3,7 @@
 //! Invariant: at most one merge is at work, and whoever it is has the output.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, after, bounded, never, select};
 
@@ -18,7 +18,7 @@ use crate::runtime::resumed::Resumed;
 use crate::runtime::source::Sink;
 use crate::runtime::{guarded, spawn};
 
-use super::{Client, Incoming, MERGE_GRACE};
+use super::{Client, INBOX_EVENTS, Incoming, MERGE_GRACE};
 
 /// What a merge leaves when it ends, in whatever way.
 pub(super) struct Ended<V> {
@@ -40,6 +40,8 @@ pub(super) struct Merging<V> {
     pieces: Vec<Option<Sender<Piece>>>,
     sorted: Option<Sender<Sorted<V>>>,
     entries: Arc<AtomicU64>,
+    /// Set for the merge at work once its result is void.
+    is_void: Arc<AtomicBool>,
     /// Loses its sender once no merge is at work.
     ended: Receiver<()>,
     /// What a worker sent that it should not have. The coordinator is told, and has the merge begin anew.
@@ -55,6 +57,7 @@ impl<V> Merging<V> {
             pieces: (0..n_workers).map(|_| None).collect(),
             sorted: None,
             entries: Arc::default(),
+            is_void: Arc::default(),
             ended: never(),
             malformed: None,
         }
@@ -93,6 +96,26 @@ impl<V> Merging<V> {
         self.sorted = None;
         self.epoch = None;
         self.waits = false;
+        self.is_void.store(true, Ordering::Relaxed);
+    }
+
+    /// Has the merge end for good, and waits until the output is dropped, and its half-written file with it.
+    fn abandon(&mut self, inbox: &Receiver<Incoming<V>>) {
+        self.break_off();
+        if self.output.take().is_some() {
+            return;
+        }
+        let patience = after(MERGE_GRACE);
+        loop {
+            select! {
+                // Nobody is to wait for room here, the merge least of all.
+                recv(inbox) -> _ => {}
+                recv(self.ended) -> _ => break,
+                recv(patience) -> _ => break,
+            }
+        }
+        // The merge puts the output there before it ends; where links still hold senders, it would stay there.
+        inbox.try_iter().take(INBOX_EVENTS).for_each(drop);
     }
 
     /// Makes the output final; returns its entries and bytes.
@@ -119,11 +142,13 @@ impl<J: Job> Client<'_, J> {
     fn start_merge(&mut self, epoch: Epoch, mut output: Resumed<J::Value>) {
         let (ended, merge_ended) = bounded::<()>(1);
         self.merging.ended = merge_ended;
+        let is_void = Arc::new(AtomicBool::new(false));
+        self.merging.is_void = is_void.clone();
         let streams = self.open_streams(epoch);
         let (job, top, entries) = (self.spec.job.clone(), self.spec.top, self.merging.entries.clone());
         let events = self.mailbox.sender.clone();
         let started = spawn("mr:merge".into(), move || {
-            let merged = guarded(|| write_merged(&job, streams, top, &mut output, &entries));
+            let merged = guarded(|| write_merged(&job, streams, top, &mut output, &entries, &is_void));
             let _ = events.send(Incoming::MergeEnded(Ended { epoch, output, merged }));
             // Only now: the output is in the message.
             drop(ended);
@@ -206,18 +231,76 @@ impl<J: Job> Client<'_, J> {
 
     /// Has the merge end, and waits until its half-written file is gone.
     pub(super) fn abandon_merge(&mut self) {
-        self.merging.break_off();
-        if self.merging.output.take().is_some() {
-            return;
+        self.merging.abandon(&self.mailbox.inbox);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::runtime::source::Form;
+
+    /// A sink whose file is there as long as anybody holds it.
+    struct Held(#[expect(dead_code, reason = "it is only held")] Arc<()>);
+
+    impl Sink<u64> for Held {
+        fn form(&self) -> Arc<dyn Form<u64>> {
+            unreachable!("nothing is rendered here")
         }
-        let patience = after(MERGE_GRACE);
-        loop {
-            select! {
-                // Nobody is to wait for room here, the merge least of all.
-                recv(self.mailbox.inbox) -> _ => {}
-                recv(self.merging.ended) -> _ => return,
-                recv(patience) -> _ => return,
+
+        fn write(&mut self, _: &[u8]) -> io::Result<()> {
+            unreachable!("nothing is written here")
+        }
+
+        fn finish(self: Box<Self>) -> io::Result<u64> {
+            unreachable!("it is dropped")
+        }
+    }
+
+    /// Where the output is when the merge is abandoned.
+    #[derive(Clone, Copy, Debug)]
+    enum Place {
+        Here,
+        WithTheMerge,
+        OnItsWayBack,
+    }
+
+    fn abandon(place: Place) {
+        // Links that have not ended hold senders.
+        let (events, inbox) = bounded(INBOX_EVENTS);
+        let file = Arc::new(());
+        let mut merging = Merging::new(Box::new(Held(file.clone())), 1);
+        let (ended, merge_ended) = bounded::<()>(1);
+        std::thread::scope(|scope| {
+            if !matches!(place, Place::Here) {
+                let output = merging.output.take().expect("no merge is at work");
+                merging.ended = merge_ended;
+                let (is_void, events) = (merging.is_void.clone(), events.clone());
+                let merge = scope.spawn(move || {
+                    while matches!(place, Place::WithTheMerge) && !is_void.load(Ordering::Relaxed) {
+                        std::thread::yield_now();
+                    }
+                    let merged = Ok(Err(Broken::Ended));
+                    let given_back = Incoming::MergeEnded(Ended { epoch: Epoch(1), output, merged });
+                    assert!(events.send(given_back).is_ok(), "the client listens");
+                    drop(ended);
+                });
+                if matches!(place, Place::OnItsWayBack) {
+                    merge.join().expect("no panic");
+                }
             }
+            merging.abandon(&inbox);
+        });
+        assert_eq!(Arc::strong_count(&file), 1, "{place:?}");
+    }
+
+    #[test]
+    fn an_abandoned_merge_leaves_no_output_wherever_that_is() {
+        // Of what is ready at the same time, any may be taken first.
+        for _ in 0..30 {
+            [Place::Here, Place::WithTheMerge, Place::OnItsWayBack].into_iter().for_each(abandon);
         }
     }
 }
