@@ -110,7 +110,7 @@ pub struct LossReport {
     pub worker: String,
     pub phase: Phase,
     pub cause: String,
-    /// The peer that could not reach it, where it was lost for that.
+    /// Where it was lost for that: a peer that it could not reach, or that could not reach it.
     pub accuser: Option<String>,
     /// Splits that were to be mapped again for it.
     pub splits: u64,

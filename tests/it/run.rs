@@ -477,7 +477,7 @@ fn spare_takes_part_in_the_place_of_a_killed_worker() {
         let done = running.wait().expect_code(0);
         let text = [numbers(5000), numbers(4000)].concat();
         assert!(done.stdout_bytes == reference::word_count(&[&text], Tokens::Word, false));
-        let joined = format!("worker {} joins in its place", bench.workers[0].address);
+        let joined = format!("worker {} joins in the place of {}", bench.workers[0].address, lost.address);
         assert_says(&done, &[&format!("worker {} lost in ", lost.address), &joined]);
         let report: Value = serde_json::from_slice(&bench.read("report.json")).unwrap();
         assert_eq!((&report["workers"], report["losses"].as_array().unwrap().len()), (&2.into(), 1));

@@ -28,25 +28,23 @@ impl Told<'_> {
             {
                 (anyhow!(cause).context(format!("the job failed in {phase}")), None)
             }
-            Failure::NoWorkerLeft(last) => (self.no_worker_left(last), Some(self.start_again().to_owned())),
-            Failure::GaveUp(last) => (self.gave_up(last), Some(GIVE_MORE.to_owned())),
+            Failure::NoWorkerLeft(last) => {
+                let advice = advice_for(&last.cause).unwrap_or_else(|| self.start_again());
+                (self.no_worker_left(last), Some(advice.to_owned()))
+            }
+            Failure::GaveUp(last) => {
+                let advice = advice_for(&last.cause).unwrap_or(SEE_WORKERS).to_owned();
+                (self.gave_up(last), Some(advice))
+            }
             Failure::ExecutionFailed { worker, split, cause, workers } => {
-                let place = self.source.describe(&split);
-                let (failed, advice) = match workers {
-                    _ if self.names.is_empty() => (format!("could not map the split of {place}"), None),
-                    0 | 1 => (
-                        format!("worker {} could not map the split of {place}", self.name(worker)),
-                        Some(MEND.to_owned()),
-                    ),
-                    _ => (
-                        format!(
-                            "{workers} workers could not map the split of {place}; the last was {}",
-                            self.name(worker)
-                        ),
-                        Some(MEND.to_owned()),
-                    ),
+                let (place, name) = (self.source.describe(&split), self.name(worker));
+                let failed = match workers {
+                    _ if self.names.is_empty() => format!("could not map the split of {place}"),
+                    0 | 1 => format!("worker {name} could not map the split of {place}"),
+                    _ => format!("{workers} workers could not map the split of {place}; the last was {name}"),
                 };
-                (anyhow!(cause).context(failed), advice)
+                let advice = if lacks_memory(&cause) { GIVE_MORE } else { MEND_OR_TAKE_OUT };
+                (anyhow!(cause).context(failed), (!self.names.is_empty()).then(|| advice.to_owned()))
             }
             Failure::Input { cause } => (anyhow!(cause).context("the input cannot be read"), None),
             Failure::Output { cause } => {
@@ -79,7 +77,10 @@ impl Told<'_> {
     fn lost(&self, Loss { worker, phase, cause, accuser, .. }: Loss) -> Error {
         let cause = match accuser {
             None => anyhow!(cause),
-            Some(peer) => anyhow!(cause).context(format!("worker {} cannot reach it", self.name(peer))),
+            Some(peer) => {
+                let pair = format!("{} and {} cannot reach each other", self.name(worker), self.name(peer));
+                anyhow!(cause).context(pair)
+            }
         };
         cause.context(format!("worker {} was lost in {phase}", self.name(worker)))
     }
@@ -92,13 +93,34 @@ impl Told<'_> {
     }
 }
 
-/// What helps where workers give up one after the other, most likely for want of memory.
-const GIVE_MORE: &str = "others would give up, too: give the workers more memory with `deploy --memory`, or use more \
-                         of them";
+/// Returns what helps against a cause that lies in the job or in what it needs, not in a worker.
+fn advice_for(cause: &str) -> Option<&'static str> {
+    match cause {
+        _ if lacks_memory(cause) => Some(GIVE_MORE),
+        _ if cause.contains("the job panicked") => Some(MEND),
+        _ => None,
+    }
+}
+
+/// Tells whether a worker was not allowed the memory that its map tables need. A panic's words are the job's own.
+fn lacks_memory(cause: &str) -> bool {
+    cause.contains("(--memory)") && !cause.contains("the job panicked")
+}
+
+/// What helps where the workers' map tables do not fit what they may use.
+const GIVE_MORE: &str =
+    "let the workers use more memory with `deploy --memory` (`serve --memory`), or use more of them";
 
 /// What helps where a split fails wherever it is executed.
-const MEND: &str =
+const MEND_OR_TAKE_OUT: &str =
     "mend the job, or take the record out of the input; `run --local` of that file fails in the same way";
+
+/// What helps where the job fails on what many splits have given.
+const MEND: &str = "mend the job: it would fail on other workers, too; `run --local` fails in the same way";
+
+/// What helps where workers lack something that is no memory.
+const SEE_WORKERS: &str =
+    "others would give up, too: see to the cause there; if it is threads, `deploy` with fewer --threads";
 
 #[cfg(test)]
 mod tests {
@@ -155,7 +177,8 @@ mod tests {
         let (text, advice) = said(&["a", "b"], Workers::Deployed, Failure::NoWorkerLeft(last(1, Some(0))));
         assert_eq!(
             text,
-            "no worker is left: all 2 were lost: worker b was lost in reduce: worker a cannot reach it: it is gone"
+            "no worker is left: all 2 were lost: worker b was lost in reduce: b and a cannot reach each other: \
+             it is gone"
         );
         assert!(advice.unwrap().contains("`deploy`"));
         let named = Workers::Named(vec!["a:1".into()]);
@@ -170,7 +193,46 @@ mod tests {
     fn workers_that_give_up_alike_tell_why() {
         let (text, advice) = said(&["a", "b", "c"], Workers::Deployed, Failure::GaveUp(last(2, None)));
         assert_eq!(text, "workers gave up for the same reason, c the last, in reduce: it is gone");
-        assert!(advice.unwrap().contains("--memory"));
+        assert_eq!(advice.unwrap(), SEE_WORKERS);
+        for (cause, expected) in [
+            ("the job panicked: no (--memory) of it", MEND),
+            ("cannot start a thread: Resource temporarily unavailable", SEE_WORKERS),
+        ] {
+            let last = Loss { cause: cause.into(), ..last(2, None) };
+            let (text, advice) = said(&["a", "b", "c"], Workers::Deployed, Failure::GaveUp(last));
+            assert!(text.ends_with(cause), "{text}");
+            let advice = advice.unwrap();
+            assert!(advice == expected && !advice.contains("memory"), "{advice}");
+        }
+    }
+
+    /// What a worker says whose map tables do not fit: see `runtime::engine`.
+    const TOO_LITTLE: &str =
+        "the map tables need 12.5 MB, more than the 10.0 MB that this worker may use (--memory)";
+
+    #[test]
+    fn too_little_memory_is_no_fault_of_the_job() {
+        let failed = |cause: &str, workers| Failure::ExecutionFailed {
+            worker: WorkerId(1),
+            split: Split { id: SplitId(0), file: 0, offset: 2, length: 5 },
+            cause: cause.into(),
+            workers,
+        };
+        for workers in [1, 3] {
+            let failure = failed(TOO_LITTLE, workers);
+            let (text, advice) = said(&["a", "b", "c"], Workers::Deployed, failure);
+            assert!(text.ends_with(TOO_LITTLE), "{text}");
+            assert_eq!(advice.unwrap(), GIVE_MORE);
+        }
+        let (_, advice) =
+            said(&["a", "b", "c"], Workers::Deployed, failed("the job panicked: no (--memory) of it", 3));
+        assert_eq!(advice.unwrap(), MEND_OR_TAKE_OUT);
+        // Workers on which many splits fail are taken out one after the other.
+        let cause = format!("3 splits failed on it, the last with: {TOO_LITTLE}");
+        let last = Loss { cause, ..last(1, None) };
+        let (text, advice) = said(&["a", "b"], Workers::Deployed, Failure::NoWorkerLeft(last));
+        assert!(text.starts_with("no worker is left: "), "{text}");
+        assert_eq!(advice.unwrap(), GIVE_MORE);
     }
 
     #[test]

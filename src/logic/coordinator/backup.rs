@@ -208,7 +208,8 @@ impl Coordinator {
         let failures = progress.failures;
         let entry = self.ledger.get(split);
         let failed_on = entry.map_or(0, |entry| entry.failed_on.len());
-        let goes_on = entry.is_some_and(|entry| entry.executions > 0 || entry.mapped_on.is_some());
+        let is_mapped = entry.is_some_and(|entry| entry.mapped_on.is_some());
+        let goes_on = is_mapped || entry.is_some_and(|entry| entry.executions > 0);
         let others = self
             .standing(|standing| standing != Standing::Lost)
             .into_iter()
@@ -218,7 +219,7 @@ impl Coordinator {
                 Failure::ExecutionFailed { worker, split: execution.split, cause, workers: failed_on };
             return self.fail(failure, now, commands);
         }
-        let retried = Notice::Retried { worker, split: execution.split, cause: cause.clone() };
+        let retried = Notice::Retried { worker, split: execution.split, cause: cause.clone(), is_mapped };
         commands.push(Command::Notice(retried));
         if failures >= MOST_FAILURES_OF_WORKER {
             let cause = format!("{failures} splits failed on it, the last with: {cause}");
@@ -228,7 +229,7 @@ impl Coordinator {
             .into_iter()
             .any(|other| self.ledger.get(split).is_none_or(|entry| !entry.failed_on.contains(&other)))
         {
-            self.join_spare(now, commands);
+            self.join_spare(None, now, commands);
         }
     }
 

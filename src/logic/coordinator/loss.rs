@@ -74,7 +74,7 @@ impl Coordinator {
         let loss = Loss { worker, phase, cause, accuser, splits, survivors };
         self.losses.push(loss.clone());
         commands.push(Command::Notice(Notice::Lost(loss.clone())));
-        if is_missed && !self.join_spare(now, commands) && survivors == 0 {
+        if is_missed && !self.join_spare(Some(worker), now, commands) && survivors == 0 {
             self.fail(Failure::NoWorkerLeft(loss), now, commands);
         }
     }
@@ -100,8 +100,13 @@ impl Coordinator {
         self.complaints = Complaints::default();
     }
 
-    /// Has a spare take part, if there is one.
-    pub(super) fn join_spare(&mut self, now: Duration, commands: &mut Vec<Command>) -> bool {
+    /// Has a spare take part, if there is one, in the place of a lost worker if that is why.
+    pub(super) fn join_spare(
+        &mut self,
+        place: Option<WorkerId>,
+        now: Duration,
+        commands: &mut Vec<Command>,
+    ) -> bool {
         let Some(worker) = self.standing(|standing| standing == Standing::Spare).first().copied() else {
             return false;
         };
@@ -109,7 +114,7 @@ impl Coordinator {
         progress.standing = Standing::Starting;
         progress.last_heard = now;
         commands.push(Command::Begin { worker });
-        commands.push(Command::Notice(Notice::Joined { worker }));
+        commands.push(Command::Notice(Notice::Joined { worker, place }));
         true
     }
 

@@ -207,15 +207,17 @@ pub struct Assignment {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     Lost(Loss),
-    /// A spare takes part from now on.
+    /// A spare takes part from now on, in the place of a lost one; of none where a split has failed on all others.
     Joined {
         worker: WorkerId,
+        place: Option<WorkerId>,
     },
-    /// A split could not be executed; another worker tries.
+    /// A split could not be executed; another worker tries, or has executed it already.
     Retried {
         worker: WorkerId,
         split: Split,
         cause: String,
+        is_mapped: bool,
     },
 }
 
@@ -225,7 +227,7 @@ pub struct Loss {
     pub worker: WorkerId,
     pub phase: Phase,
     pub cause: String,
-    /// The peer that tells of it, where it is one.
+    /// Where it was lost for complaints: a peer that it could not reach, or that could not reach it.
     pub accuser: Option<WorkerId>,
     /// Splits that are to be mapped again for it, and by how many workers.
     pub splits: u64,

@@ -72,10 +72,16 @@ pub(super) fn notice(notice: &Notice, links: &[Link], source: &dyn SplitSource) 
     let name = |worker: &WorkerId| links.get(worker.index()).map_or("?", |link| link.name.as_str());
     match notice {
         Notice::Lost(loss) => lost(loss, name),
-        Notice::Joined { worker } => format!("worker {} joins in its place", name(worker)),
-        Notice::Retried { worker, split, cause } => {
+        Notice::Joined { worker, place: Some(lost) } => {
+            format!("worker {} joins in the place of {}", name(worker), name(lost))
+        }
+        Notice::Joined { worker, place: None } => {
+            format!("worker {} joins: a split has failed on all others", name(worker))
+        }
+        Notice::Retried { worker, split, cause, is_mapped } => {
             let (worker, place) = (name(worker), source.describe(split));
-            format!("worker {worker} could not map the split of {place}: {cause}; another worker tries")
+            let others = if *is_mapped { "another worker has mapped it" } else { "another worker tries" };
+            format!("worker {worker} could not map the split of {place}: {cause}; {others}")
         }
     }
 }
@@ -83,8 +89,8 @@ pub(super) fn notice(notice: &Notice, links: &[Link], source: &dyn SplitSource) 
 fn lost<'n>(loss: &Loss, name: impl Fn(&WorkerId) -> &'n str) -> String {
     let Loss { worker, phase, cause, accuser, splits, survivors } = loss;
     let mut line = format!("worker {} lost in {phase}: ", name(worker));
-    if let Some(accuser) = accuser {
-        line += &format!("{} cannot reach it: ", name(accuser));
+    if let Some(peer) = accuser {
+        line += &format!("{} and {} cannot reach each other: ", name(worker), name(peer));
     }
     line += cause;
     if *splits > 0 {
@@ -206,19 +212,23 @@ mod tests {
         assert_eq!(loss(None, 1, 1), format!("{told}; 1 split is mapped again by 1 worker"));
         assert_eq!(loss(None, 0, 7), told);
         assert_eq!(loss(None, 3, 0), format!("{told}; 3 splits are lost with it"));
-        let told = "worker tp-05 lost in shuffle: tp-07 cannot reach it: nothing heard of it for 10 s";
+        let told = "worker tp-05 lost in shuffle: tp-05 and tp-07 cannot reach each other: \
+                    nothing heard of it for 10 s";
         assert_eq!(loss(Some(1), 0, 7), told);
     }
 
     #[test]
     fn who_joins_and_what_is_tried_again_is_told_by_name() {
-        let joined = notice(&Notice::Joined { worker: WorkerId(1) }, &links(), &Book);
-        assert_eq!(joined, "worker tp-07 joins in its place");
+        let joined = |place| notice(&Notice::Joined { worker: WorkerId(1), place }, &links(), &Book);
+        assert_eq!(joined(Some(WorkerId(0))), "worker tp-07 joins in the place of tp-05");
+        assert_eq!(joined(None), "worker tp-07 joins: a split has failed on all others");
         let split = Split { id: SplitId(3), file: 0, offset: 100, length: 50 };
-        let retried = Notice::Retried { worker: WorkerId(0), split, cause: "no memory".into() };
-        assert_eq!(
-            notice(&retried, &links(), &Book),
-            "worker tp-05 could not map the split of book.txt, bytes 100 to 150: no memory; another worker tries"
-        );
+        let retried = |is_mapped| {
+            let cause = "no memory".to_owned();
+            notice(&Notice::Retried { worker: WorkerId(0), split, cause, is_mapped }, &links(), &Book)
+        };
+        let told = "worker tp-05 could not map the split of book.txt, bytes 100 to 150: no memory";
+        assert_eq!(retried(false), format!("{told}; another worker tries"));
+        assert_eq!(retried(true), format!("{told}; another worker has mapped it"));
     }
 }

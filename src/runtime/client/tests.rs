@@ -447,7 +447,7 @@ fn a_spare_joins_in_the_place_of_a_lost_worker_and_only_then() {
         let run = run_over(&[fault, Fault::None, Fault::None, Fault::None], 2, None, false);
         let report = run.assert_exact(usize::MAX);
         assert_eq!((report.workers, report.threads), (3, 6), "{fault:?}");
-        assert!(run.notes.contains(&"worker w2 joins in its place".to_owned()), "{:?}", run.notes);
+        assert!(run.notes.contains(&"worker w2 joins in the place of w0".to_owned()), "{:?}", run.notes);
     }
     let run = run_over(&[Fault::None, Fault::None, Fault::GoneIn(Phase::Split)], 1, None, false);
     assert_eq!(run.assert_exact(usize::MAX).workers, 2);

@@ -29,10 +29,11 @@ pub(super) struct Writing<'w> {
 
 /// What the writer does next.
 enum Next {
-    Order(Order),
+    Want { split: Split, provisional: bool },
+    Discard(SplitId),
+    Tell(ToWorker),
     Split(Ready),
     FeedEnded,
-    Beat,
     End,
 }
 
@@ -46,23 +47,24 @@ impl Writing<'_> {
         let mut wishes: Vec<Wish> = Vec::new();
         loop {
             let waiting = Instant::now();
-            let written = match self.next(&ready) {
-                Next::Order(Order::Map { split, provisional }) => {
+            let written = match self.next(&ready, &results) {
+                Next::Want { split, provisional } => {
                     want(&wanted, &mut wishes, split, provisional);
                     continue;
                 }
-                Next::Order(Order::Discard(split)) if take(&mut wishes, |wish| **wish == split) => {
+                Next::Discard(split) if take(&mut wishes, |wish| **wish == split) => {
                     (self.dropped)(split);
                     continue;
                 }
-                Next::Order(Order::End) | Next::End => {
+                Next::Discard(split) => write_message(&mut writer, &ToWorker::Discard { split }),
+                Next::End => {
                     // The worker may be gone; then there is nobody to tell.
                     let _ = write_frame(&mut writer, Kind::End, &[]);
                     return;
                 }
-                Next::Order(order) => {
-                    self.began.fetch_or(matches!(order, Order::Begin(_)), Ordering::Relaxed);
-                    write_message(&mut writer, &message(order, &results))
+                Next::Tell(message) => {
+                    self.began.fetch_or(matches!(message, ToWorker::Begin(_)), Ordering::Relaxed);
+                    write_message(&mut writer, &message)
                 }
                 Next::Split(split) => {
                     let is_wanted = take(&mut wishes, |wish| split.wish.as_ptr() == Arc::as_ptr(wish));
@@ -80,7 +82,6 @@ impl Writing<'_> {
                     ready = never();
                     continue;
                 }
-                Next::Beat => write_message(&mut writer, &ToWorker::Beat),
             };
             // That the connection broke is for its reader to say: the worker's last words may lie there.
             if written.is_err() {
@@ -90,16 +91,16 @@ impl Writing<'_> {
     }
 
     /// Waits for what is next. Orders go before splits, for they may be that a split is not wanted any more.
-    fn next(&self, ready: &Receiver<Ready>) -> Next {
+    fn next(&self, ready: &Receiver<Ready>, rates: &Rates) -> Next {
         match self.orders.try_recv() {
-            Ok(order) => return Next::Order(order),
+            Ok(order) => return ordered(order, rates),
             Err(TryRecvError::Disconnected) => return Next::End,
             Err(TryRecvError::Empty) => {}
         }
         select! {
-            recv(self.orders) -> order => order.map_or(Next::End, Next::Order),
+            recv(self.orders) -> order => order.map_or(Next::End, |order| ordered(order, rates)),
             recv(ready) -> split => split.map_or(Next::FeedEnded, Next::Split),
-            default(BEAT_INTERVAL) => Next::Beat,
+            default(BEAT_INTERVAL) => Next::Tell(ToWorker::Beat),
         }
     }
 }
@@ -117,9 +118,12 @@ fn take(wishes: &mut Vec<Wish>, pick: impl Fn(&Wish) -> bool) -> bool {
     at.inspect(|&at| _ = wishes.swap_remove(at)).is_some()
 }
 
-/// Makes a message of an order; splits and the end are no messages.
-fn message(order: Order, rates: &Rates) -> ToWorker {
-    match order {
+/// Makes of an order what the writer does next.
+fn ordered(order: Order, rates: &Rates) -> Next {
+    Next::Tell(match order {
+        Order::Map { split, provisional } => return Next::Want { split, provisional },
+        Order::Discard(split) => return Next::Discard(split),
+        Order::End => return Next::End,
         Order::Begin(begin) => ToWorker::Begin(begin),
         Order::Shuffle { epoch, routes } => ToWorker::Shuffle { epoch, routes },
         Order::Reduce { epoch, top } => ToWorker::Reduce { epoch, top },
@@ -127,8 +131,6 @@ fn message(order: Order, rates: &Rates) -> ToWorker {
             ToWorker::Fetch { epoch, credit, packing: rates.lock().choose_for_results() }
         }
         Order::Commit(split) => ToWorker::Commit { split },
-        Order::Discard(split) => ToWorker::Discard { split },
         Order::Credit { epoch, batches } => ToWorker::Credit { epoch, batches },
-        Order::Map { .. } | Order::End => ToWorker::Beat,
-    }
+    })
 }

@@ -84,9 +84,9 @@ fn heal(stage: &Stage<'_>) {
     stage.assert_usable(&all);
 }
 
-/// Checks that a peer is named who could not reach the one that was lost.
+/// Checks that a peer is named with whom the one that was lost had no connection.
 fn assert_accused(told: &Told) {
-    assert!(told.stderr.contains(" cannot reach it: "), "{}", told.stderr);
+    assert!(told.stderr.contains(" cannot reach each other: "), "{}", told.stderr);
 }
 
 /// Cuts two workers off from each other, who both still reach the client and the third.

@@ -18,10 +18,12 @@ fn two(task: Task) -> Task {
     Task { servers: Some(2), ..task }
 }
 
-/// Tells whether a worker was told to join.
-fn joined(stage: &Stage<'_>, told: &Told, worker: usize) -> bool {
-    let line = format!("worker {} joins in its place", stage.workers[worker].address);
-    told.stderr.lines().any(|said| said == line)
+/// Tells whether a worker was told to join in the place of one of `lost`.
+fn joined(stage: &Stage<'_>, told: &Told, worker: usize, lost: &[usize]) -> bool {
+    let address = |worker: usize| stage.workers[worker].address;
+    let line = |lost: &usize| format!("worker {} joins in the place of {}", address(worker), address(*lost));
+    let lines: Vec<String> = lost.iter().map(line).collect();
+    told.stderr.lines().any(|said| lines.iter().any(|line| said == line))
 }
 
 #[test]
@@ -34,7 +36,8 @@ fn spare_joins_in_each_phase() {
         let told = stage.exact(job);
         stage.assert_lost(&told, &[1]);
         assert_eq!(stage.lost(&told, 1), phase);
-        assert!(joined(&stage, &told, 2) && !joined(&stage, &told, 3), "{}", told.stderr);
+        assert!(joined(&stage, &told, 2, &[1]), "{}", told.stderr);
+        assert_eq!(told.stderr.matches(" joins ").count(), 1, "{}", told.stderr);
         assert_eq!(told.figure("workers"), 3, "{}", told.report);
         stage.assert_usable(&[0, 2, 3]);
     });
@@ -51,7 +54,7 @@ fn spare_that_is_dead_when_it_is_wanted() {
             signal(stage.workers[worker].child.id(), Signal::KILL);
         }
         let told = stage.exact(job);
-        assert!(joined(&stage, &told, 3), "{}", told.stderr);
+        assert!(joined(&stage, &told, 3, &[1]), "{}", told.stderr);
         stage.lost(&told, 1);
         stage.assert_usable(&[0, 3]);
     });
@@ -69,7 +72,8 @@ fn spare_that_is_frozen_when_it_is_wanted() {
             signal(stage.workers[worker].child.id(), Signal::KILL);
         }
         let told = stage.exact(job);
-        assert!(joined(&stage, &told, 2) && joined(&stage, &told, 3), "{}", told.stderr);
+        let both = joined(&stage, &told, 2, &[0, 1]) && joined(&stage, &told, 3, &[0, 1]);
+        assert!(both, "{}", told.stderr);
         stage.lost(&told, 0);
         stage.lost(&told, 1);
         stage.workers[2].thaw();
