@@ -270,8 +270,8 @@ impl Coordinator {
         }
     }
 
-    /// Loses a worker of which an execution does not end that cannot be had twice, when all else is mapped: it beats, but
-    /// its thread hangs, and everybody would wait for ever.
+    /// Loses a worker of which an execution does not end that cannot be had twice, when all else is mapped: it beats,
+    /// but its thread hangs, and everybody would wait for ever.
     pub(super) fn lose_hung(&mut self, now: Duration, commands: &mut Vec<Command>) {
         let Some(timeout) = self.config.worker_timeout else { return };
         let all_else = self.config.backups && self.input_ended && !self.ledger.has_pending();

@@ -184,8 +184,8 @@ impl Coordinator {
         share.unwrap_or(MAX_SPLIT_BYTES).min(most).clamp(MIN_SPLIT_BYTES, MAX_SPLIT_BYTES)
     }
 
-    /// Gives each live worker a partition for each of its threads, for each is reduced by one; a slow worker gets fewer,
-    /// or none.
+    /// Gives each live worker a partition for each of its threads, for each is reduced by one; a slow worker gets
+    /// fewer, or none.
     pub(super) fn assign_partitions(&self) -> Assignment {
         let workers = self.live();
         let median = self.median_rate();

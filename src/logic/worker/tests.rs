@@ -1,3 +1,5 @@
+//! One promise of the worker's machine each; the client and the peers are played by the test.
+
 use super::*;
 
 const EPOCH: Epoch = Epoch(1);

@@ -1,3 +1,5 @@
+//! Engine: what map threads do with executions, commits, failures and memory.
+
 use std::collections::BTreeMap;
 use std::sync::Weak;
 use std::time::{Duration, Instant};
