@@ -230,7 +230,7 @@ fn a_split_that_is_discarded_before_it_is_written_is_answered_for_and_never_writ
     assert!(matches!(message(&mut linked), ToWorker::Discard { split: SplitId(1) }));
     assert!(matches!(message(&mut linked), ToWorker::Reduce { epoch: Epoch(4), top: None }));
     for id in [2, 3] {
-        let Answer::Message(FromWorker::Dropped { split }) = linked.next() else { panic!("not answered") };
+        let Answer::Unsent { split } = linked.next() else { panic!("not answered") };
         assert_eq!(split, SplitId(id));
     }
     linked.texts.send(b"the second again".to_vec()).expect("the link is open");

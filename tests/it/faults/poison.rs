@@ -141,6 +141,18 @@ fn worker_with_too_little_memory() {
         assert!(ran.stderr.contains("another worker tries"), "{}", ran.stderr);
         let result = fs::read(output).expect("there is a result");
         assert!(result == reference::word_count(&[&text], Tokens::Word, false), "it is not exact");
+
+        // Nobody else is there: what helps is said, and that is not to mend the job.
+        let alone = workers[1].address.to_string();
+        let args = ["run", input, "--workers", &alone, "--split-size", "64K"];
+        let ran = Invocation::new(&args).deadline(LIMIT).run().expect_code(1);
+        assert!(
+            ran.stderr.contains(&format!("worker {alone} could not map the split of ")),
+            "{}",
+            ran.stderr
+        );
+        assert!(ran.stderr.contains("  try: let the workers use more memory"), "{}", ran.stderr);
+        assert!(!ran.stderr.contains("mend the job"), "{}", ran.stderr);
         crate::harness::served::await_jobs(&workers, 0, PATIENCE * 4);
     });
 }
