@@ -92,9 +92,11 @@ impl Task {
     }
 }
 
-/// A client that counts the words of `input` on `workers`; see [`Task::client`].
+/// A client that counts the words of `input` on `workers`, without backups, so that one that is held is waited for; see
+/// [`Task::client`].
 pub fn client(workers: &[WorkerProcess], input: &Path, output: &Path) -> Invocation {
-    Task::new(addresses(workers), input, output).client()
+    let task = Task { backups: false, ..Task::new(addresses(workers), input, output) };
+    task.client()
 }
 
 /// What a client whose output is standard output has written there.

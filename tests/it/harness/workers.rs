@@ -230,7 +230,8 @@ pub fn addresses(workers: &[WorkerProcess]) -> Vec<String> {
     workers.iter().map(|worker| worker.address.to_string()).collect()
 }
 
-/// What `run` is told to count the words of `input` on `workers`.
+/// What `run` is told to count the words of `input` on `workers`; without backups, so that one that is held is waited
+/// for.
 pub fn run_options(workers: &[WorkerProcess], input: &Path, output: &Path) -> RunOptions {
     RunOptions {
         inputs: vec![input.to_owned()],
@@ -245,7 +246,7 @@ pub fn run_options(workers: &[WorkerProcess], input: &Path, output: &Path) -> Ru
         threads: None,
         worker_timeout: PATIENCE,
         compress: Compress::Auto,
-        backups: true,
+        backups: false,
     }
 }
 
