@@ -18,7 +18,7 @@ mod memory;
 #[cfg(test)]
 mod tests;
 
-pub use folder::Folder;
+pub use folder::{Batch, Folder};
 
 use memory::{Block, Store, Texts, prefetch};
 
