@@ -161,7 +161,8 @@ pub(super) fn report<J: Job>(
         output_entries: output.entries,
         output_bytes: output.bytes,
         losses: coordinator.losses().iter().map(loss).collect(),
-        executions: totals.executions,
+        // What was taken back did not take place.
+        executions: totals.executions.saturating_sub(totals.taken_back),
         reexecuted_splits: totals.reexecutions.saturating_sub(totals.taken_back),
         backups_started: totals.backups,
         backups_won: totals.backups_won,
