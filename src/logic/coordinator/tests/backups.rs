@@ -153,16 +153,14 @@ fn a_split_is_tried_again_where_it_failed_if_nobody_else_is_left() {
     game.finish();
 }
 
-#[test]
-fn a_worker_whose_thread_hangs_is_lost_when_all_else_is_mapped() {
-    let mut game = Game::new(&[1, 1]);
-    game.begin();
-    game.cut(40);
+/// Has two workers map, until the first has stopped to answer: quick before, so that not all of its splits are
+/// provisional. Returns what it holds, and what of that is.
+fn straggle(game: &mut Game) -> Vec<(SplitId, bool)> {
     let mut held = Vec::new();
     loop {
         let sent = game.executions();
         if sent.is_empty() {
-            break;
+            return held;
         }
         for (worker, split, provisional) in sent {
             game.now += Duration::from_millis(1);
@@ -173,6 +171,14 @@ fn a_worker_whose_thread_hangs_is_lost_when_all_else_is_mapped() {
         }
         game.cut(40);
     }
+}
+
+#[test]
+fn a_worker_whose_thread_hangs_is_lost_when_all_else_is_mapped() {
+    let mut game = Game::new(&[1, 1]);
+    game.begin();
+    game.cut(40);
+    let held = straggle(&mut game);
     let hung = held.iter().find(|(_, provisional)| !provisional).map(|(split, _)| *split);
     let hung = hung.expect("one of them is not provisional");
     for second in 0..20 {
@@ -268,23 +274,7 @@ fn queued_work_is_taken_back_from_a_straggler() {
     let mut game = Game::new(&[1, 1]);
     game.begin();
     game.cut(40);
-    // Both are quick at first, so that their splits are not provisional.
-    let mut straggling = Vec::new();
-    loop {
-        let sent = game.executions();
-        if sent.is_empty() {
-            break;
-        }
-        for (worker, split, provisional) in sent {
-            game.now += Duration::from_millis(1);
-            if worker.0 == 0 && split.0 >= 10 {
-                straggling.push((split, provisional));
-            } else {
-                game.mapped(worker.0, split.0);
-            }
-        }
-        game.cut(40);
-    }
+    let straggling = straggle(&mut game);
     assert!(straggling.iter().any(|(_, provisional)| !provisional), "{straggling:?}");
     game.wait(2);
     let discarded = game.discarded();
