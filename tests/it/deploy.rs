@@ -197,7 +197,10 @@ fn secret_is_nowhere_on_the_host() {
         let cluster = lab.cluster();
         let worker = &cluster.workers[0];
         let holds = |text: &[u8]| text.windows(KEY_BEGIN.len()).any(|window| window == KEY_BEGIN.as_bytes());
-        assert!(holds(&fs::read(lab.root().join(".mapreduce/hosts.toml.json")).unwrap()), "as a key begins");
+        assert!(
+            holds(&fs::read(lab.client_dir().join(".mapreduce/hosts.toml.json")).unwrap()),
+            "as a key begins"
+        );
         for file in ["cmdline", "environ"] {
             assert!(!holds(&fs::read(format!("/proc/{}/{file}", worker.pid)).unwrap()), "{file}");
         }
