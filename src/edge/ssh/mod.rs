@@ -12,7 +12,9 @@ pub mod known_hosts;
 mod login;
 mod pattern;
 mod prompt;
+mod pump;
 mod tcp;
+mod tunnel;
 mod upload;
 
 use std::env;
@@ -31,6 +33,7 @@ use self::login::Login;
 use super::failure::{HostFailure, HostName, Step};
 pub use connection::CallError;
 pub use exec::quote;
+pub use tunnel::TunnelError;
 #[cfg(test)]
 pub(crate) use upload::receive_script;
 pub use upload::{Packed, Upload};
@@ -116,6 +119,18 @@ impl Session {
     pub fn upload(&mut self, file: Upload<'_>) -> anyhow::Result<bool> {
         upload::upload(&mut self.connection, file)
     }
+
+    /// Turns the session into a way to `port` of `host`, which is looked up and connected to by the host of the
+    /// session; returns a socket to read from and write to, as if it were connected there.
+    ///
+    /// The socket can be shut down in each direction by itself. It ends when the connection behind it does, when the
+    /// host ends, and when the session breaks. A host that is silent is for its user to notice.
+    ///
+    /// # Errors
+    /// With a [`TunnelError`] if the host cannot connect there, forbids it, or has not answered within `timeout`.
+    pub fn tunnel(self, host: &str, port: u16, timeout: Duration) -> anyhow::Result<OwnedFd> {
+        Ok(tunnel::open(self.connection, host, port, &Deadline::within(timeout))?)
+    }
 }
 
 impl CommandOutput {
@@ -182,7 +197,7 @@ fn dial(login: &Login, options: &SshOptions) -> Result<(OwnedFd, IpAddr), Failed
 }
 
 fn pass(jump: Connection, by: &Login, to: &Login, options: &SshOptions) -> Result<OwnedFd, Failed> {
-    jump::forward(jump, &to.host_name, to.port, &Deadline::within(options.timeout))
+    tunnel::open(jump, &to.host_name, to.port, &Deadline::within(options.timeout))
         .with_context(|| format!("jump host {} does not reach {}:{}", by.name, to.host_name, to.port))
         .map_err(at(Step::Connect))
 }

@@ -5,6 +5,7 @@ mod login;
 mod silence;
 mod transfer;
 mod trust;
+mod tunnel;
 
 use std::process::Command;
 use std::time::Duration;
