@@ -19,7 +19,7 @@ use crate::edge::failure::HostFailure;
 use crate::edge::hosts::{Host, HostsFile};
 use crate::edge::packed::Packer;
 use crate::edge::program::Program;
-use crate::edge::ssh::SshOptions;
+use crate::edge::ssh::{NewHostKeys, SshOptions};
 use crate::edge::table;
 use crate::edge::tally::Tally;
 
@@ -39,6 +39,8 @@ pub struct DeployOptions {
     /// Bound on each step.
     pub timeout: Duration,
     pub ssh_rate: Option<(u32, Duration)>,
+    /// What becomes of hosts that are not in `known_hosts`.
+    pub new_host_keys: NewHostKeys,
     /// Handed on to `serve`.
     pub threads: Option<usize>,
     pub memory: Option<u64>,
@@ -53,7 +55,7 @@ pub fn deploy(options: &DeployOptions, console: &Console) -> Result<(), CommandE
     let program = Program::load(options.binary.as_deref()).map_err(|cause| {
         CommandError::from(cause).advise("--binary FILE, with a static Linux build of this program")
     })?;
-    let ssh = SshOptions::from_env(options.timeout);
+    let ssh = SshOptions::from_env(options.timeout, options.new_host_keys);
     let record = Record::hold(&options.hosts)?;
     let former = failures::load_record(&options.hosts, console)?;
     let cluster = Cluster::fresh(&program.digest)?;

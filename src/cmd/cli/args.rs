@@ -8,6 +8,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::edge::output::Format;
 use crate::edge::site;
+use crate::edge::ssh::NewHostKeys;
 use crate::job::Job;
 use crate::logic::packing::{Compress, Packing};
 
@@ -107,6 +108,9 @@ pub struct Discover {
 
     #[command(flatten)]
     pub ssh_rate: SshRate,
+
+    #[command(flatten)]
+    pub host_keys: HostKeys,
 }
 
 #[derive(Args)]
@@ -140,6 +144,9 @@ pub struct Deploy {
 
     #[command(flatten)]
     pub ssh_rate: SshRate,
+
+    #[command(flatten)]
+    pub host_keys: HostKeys,
 
     #[command(flatten)]
     pub means: Means,
@@ -259,6 +266,9 @@ pub struct Stop {
 
     #[command(flatten)]
     pub ssh_rate: SshRate,
+
+    #[command(flatten)]
+    pub host_keys: HostKeys,
 }
 
 #[derive(Args)]
@@ -273,6 +283,13 @@ pub struct SshRate {
     /// Most SSH connections in a time: 5/min is what the lab allows its own machines [default: no limit]
     #[arg(long, value_name = "N/TIME", value_parser = values::rate)]
     pub ssh_rate: Option<(u32, Duration)>,
+}
+
+#[derive(Args)]
+pub struct HostKeys {
+    /// Record the key of a host that is not in known_hosts, refuse it, or ask; changed keys are always refused
+    #[arg(long, value_enum, value_name = "WHETHER", default_value = "yes")]
+    pub accept_new_host_keys: AcceptName,
 }
 
 /// What a worker may use of its machine.
@@ -302,6 +319,24 @@ pub enum CompressName {
     Lz4,
     Zstd,
     Auto,
+}
+
+/// Whether new host keys are accepted.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum AcceptName {
+    Yes,
+    No,
+    Ask,
+}
+
+impl From<AcceptName> for NewHostKeys {
+    fn from(name: AcceptName) -> Self {
+        match name {
+            AcceptName::Yes => NewHostKeys::Accept,
+            AcceptName::No => NewHostKeys::Refuse,
+            AcceptName::Ask => NewHostKeys::Ask,
+        }
+    }
 }
 
 impl From<CompressName> for Compress {

@@ -74,6 +74,7 @@ fn discover(args: Discover) -> DiscoverOptions {
         timeout: args.timeout,
         parallel: args.parallel,
         ssh_rate: args.ssh_rate.ssh_rate,
+        new_host_keys: args.host_keys.accept_new_host_keys.into(),
     }
 }
 
@@ -87,6 +88,7 @@ fn deploy(args: Deploy) -> DeployOptions {
         parallel: args.parallel,
         timeout: args.timeout,
         ssh_rate: args.ssh_rate.ssh_rate,
+        new_host_keys: args.host_keys.accept_new_host_keys.into(),
         threads: args.means.threads,
         memory: args.means.memory,
     }
@@ -168,5 +170,6 @@ fn stop(args: Stop) -> StopOptions {
         timeout: args.timeout,
         parallel: args.parallel,
         ssh_rate: args.ssh_rate.ssh_rate,
+        new_host_keys: args.host_keys.accept_new_host_keys.into(),
     }
 }

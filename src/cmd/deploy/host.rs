@@ -280,6 +280,7 @@ mod tests {
             parallel: 1,
             timeout: Duration::from_secs(1),
             ssh_rate: None,
+            new_host_keys: Default::default(),
             threads: Some(3),
             memory: Some(1000),
         };

@@ -148,8 +148,8 @@ impl Attempt<'_> {
         for (path, is_configured) in configured.chain(login.default_keys.iter().map(|path| (path, false))) {
             let key = match KeyFile::read(path) {
                 Ok(key) => key,
-                // Nobody asked for a default key.
-                Err(_) if !is_configured => continue,
+                // Nobody asked for a default key; but one that lies open should not go unnoticed.
+                Err(error) if !is_configured && error.kind() != io::ErrorKind::PermissionDenied => continue,
                 // A public key was configured, to choose among the agent's; or the agent has tried it.
                 Err(_) if public_of(path).is_some_and(|key| self.offered.contains(&key)) => continue,
                 Err(error) => {
@@ -281,7 +281,7 @@ impl KeyboardInteractivePrompt for Dialogue<'_> {
         let answer = |prompt: &Prompt<'a>| match prompts {
             [only] if !only.echo => self.password.to_string(),
             // Nobody there: an empty answer, which the host refuses.
-            _ => prompt::ask(&prompt.text, prompt.echo).unwrap_or_default(),
+            _ => prompt::ask(&prompt.text, prompt.echo).map(|answer| answer.to_string()).unwrap_or_default(),
         };
         prompts.iter().map(answer).collect()
     }

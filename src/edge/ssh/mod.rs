@@ -14,6 +14,7 @@ mod pattern;
 mod prompt;
 mod pump;
 mod tcp;
+mod trust;
 mod tunnel;
 mod upload;
 
@@ -28,11 +29,13 @@ use anyhow::{Context, anyhow};
 
 use self::connection::{Connection, Deadline};
 use self::exec::{Patience, Source};
-use self::known_hosts::{KnownHosts, PublicKey, Verdict};
+use self::known_hosts::{KnownHosts, PublicKey};
 use self::login::Login;
 use super::failure::{HostFailure, HostName, Step};
 pub use connection::CallError;
 pub use exec::quote;
+pub use prompt::{after_asking, unless_asking};
+pub use trust::NewHostKeys;
 pub use tunnel::TunnelError;
 #[cfg(test)]
 pub(crate) use upload::receive_script;
@@ -57,16 +60,19 @@ pub struct SshOptions {
     pub config: Option<PathBuf>,
     /// `~/.ssh/known_hosts` unless told otherwise (`MAPREDUCE_KNOWN_HOSTS`).
     pub known_hosts: Option<PathBuf>,
+    /// What becomes of hosts that are not in there.
+    pub new_host_keys: NewHostKeys,
 }
 
 impl SshOptions {
     /// Takes the files from the environment, if it names any.
-    pub fn from_env(timeout: Duration) -> SshOptions {
+    pub fn from_env(timeout: Duration, new_host_keys: NewHostKeys) -> SshOptions {
         let file = |variable| env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from);
         SshOptions {
             timeout,
             config: file("MAPREDUCE_SSH_CONFIG"),
             known_hosts: file("MAPREDUCE_KNOWN_HOSTS"),
+            new_host_keys,
         }
     }
 }
@@ -94,7 +100,15 @@ impl Session {
     /// # Errors
     /// With the step that failed and its cause. A failure of a jump host is one of the host behind.
     pub fn connect(target: &Target, options: &SshOptions) -> Result<Session, HostFailure> {
-        open(target, options).map_err(|(step, cause)| HostFailure { host: target.host.clone(), step, cause })
+        loop {
+            match open(target, options) {
+                // Each time one key more is known.
+                Err((_, cause)) if cause.is::<trust::AcceptedLate>() => {}
+                opened => {
+                    return opened.map_err(|(step, cause)| HostFailure::new(&target.host, step, cause));
+                }
+            }
+        }
     }
 
     /// Returns the address of the host: the one connected to, or, behind a jump host, the one that the host's sshd
@@ -213,11 +227,7 @@ fn establish(socket: OwnedFd, login: &Login, options: &SshOptions) -> Result<Con
     shake_hands(&mut connection, &known, (name, port), options).map_err(at(Step::Handshake))?;
     let key = connection.session().host_key().map(|(key, _)| PublicKey(key.to_vec()));
     let key = key.context("the host presents no key").map_err(at(Step::HostKey))?;
-    if known.check(name, port, &key).map_err(at(Step::HostKey))? == Verdict::New {
-        known_hosts::record(&file, name, port, &key)
-            .with_context(|| format!("could not record the key in {}", file.display()))
-            .map_err(at(Step::HostKey))?;
-    }
+    trust::check(login, &key, &known, &file, options.new_host_keys).map_err(at(Step::HostKey))?;
     auth::authenticate(&mut connection, login, options.timeout).map_err(at(Step::Authenticate))?;
     Ok(connection)
 }
