@@ -3,6 +3,7 @@
 //! Invariant: one session, one thread. Every call has a deadline; dropping a session never waits.
 
 mod auth;
+mod buffer;
 mod config;
 mod connection;
 mod exec;
@@ -13,6 +14,7 @@ mod login;
 mod pattern;
 mod prompt;
 mod pump;
+mod relay;
 mod tcp;
 mod trust;
 mod tunnel;
@@ -32,6 +34,7 @@ use self::exec::{Patience, Source};
 use self::known_hosts::{KnownHosts, PublicKey};
 use self::login::Login;
 use super::failure::{HostFailure, HostName, Step};
+use super::sanitize::clipped;
 pub use connection::CallError;
 pub use exec::quote;
 pub use prompt::{after_asking, unless_asking};
@@ -40,6 +43,12 @@ pub use tunnel::TunnelError;
 #[cfg(test)]
 pub(crate) use upload::receive_script;
 pub use upload::{Packed, Upload};
+
+/// Bytes of what a command wrote to standard error that go into its failure.
+const MAX_ERROR_BYTES: usize = 4 << 10;
+
+/// Characters of what a host said that are repeated to the user.
+const MAX_SAID_CHARS: usize = 200;
 
 /// A host to log in to, as the hosts file and the command line say; `~/.ssh/config` fills in the rest.
 #[derive(Clone, Debug)]
@@ -254,8 +263,16 @@ fn address_behind(connection: &mut Connection, options: &SshOptions) -> anyhow::
     let text = String::from_utf8_lossy(&output.stdout);
     // A talkative login shell may have written before.
     let last = text.lines().last().unwrap_or_default();
-    let address = last.split_whitespace().nth(2).and_then(|word| word.parse().ok());
-    address.with_context(|| format!("the host does not tell its address, but `{}`", last.trim()))
+    let said = || format!("the host does not tell its address, but `{}`", clipped(last, MAX_SAID_CHARS));
+    own_address(last).with_context(said)
+}
+
+/// The third word, if it is an address that one host can have. It is the host's word only: what is connected to there
+/// has to prove who it is.
+fn own_address(connection: &str) -> Option<IpAddr> {
+    let address: IpAddr = connection.split_whitespace().nth(2)?.parse().ok()?;
+    let is_broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    (!address.is_unspecified() && !address.is_multicast() && !is_broadcast).then_some(address)
 }
 
 /// The error that a command's failure is.
@@ -264,7 +281,26 @@ pub fn failure_of(output: &CommandOutput) -> anyhow::Error {
         Some(signal) => format!("the remote command was ended by signal {signal}"),
         None => format!("the remote command exited with status {}", output.status),
     };
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = &output.stderr[..output.stderr.len().min(MAX_ERROR_BYTES)];
+    let said = String::from_utf8_lossy(said);
     let said = said.trim();
     if said.is_empty() { anyhow!(ended) } else { anyhow!("{said}").context(ended) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_is_that_of_one_host() {
+        let told =
+            |address: &str| own_address(&format!("10.0.0.1 40000 {address} 22")).map(|ip| ip.to_string());
+        assert_eq!(told("10.0.0.2").as_deref(), Some("10.0.0.2"));
+        assert_eq!(told("fe80::1").as_deref(), Some("fe80::1"));
+        for address in
+            ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255", "tp-01", "10.0.0.2;id", ""]
+        {
+            assert_eq!(told(address), None, "{address}");
+        }
+    }
 }

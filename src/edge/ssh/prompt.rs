@@ -15,7 +15,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use zeroize::Zeroizing;
 
-use crate::edge::sanitize::sanitize;
+use super::MAX_SAID_CHARS;
+use crate::edge::sanitize::{clipped, sanitize};
 
 /// How often a user may mistype.
 const TRIES: usize = 3;
@@ -94,15 +95,17 @@ pub fn with_secret<E>(
     Ok(Asked::Wrong)
 }
 
-/// Asks a question of the host's own, such as for a one-time code. The caller holds a session that waits.
+/// Asks a question of `host`'s own, such as for a one-time code. The caller holds a session that waits.
+///
+/// The user is told who asks: a host could ask for what is none of its business.
 ///
 /// # Errors
 /// If there is nobody to ask.
-pub fn ask(question: &str, echo: bool) -> io::Result<Zeroizing<String>> {
+pub fn ask(host: &str, question: &str, echo: bool) -> io::Result<Zeroizing<String>> {
     if !terminal() {
         return Err(io::Error::new(io::ErrorKind::NotConnected, "there is no terminal to ask on"));
     }
-    let question = format!("{} ", sanitize(question.trim_end()));
+    let question = format!("{} asks: {} ", sanitize(host), clipped(question, MAX_SAID_CHARS));
     if echo { shown(&question) } else { hidden(&question) }
 }
 

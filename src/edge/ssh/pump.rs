@@ -5,7 +5,7 @@
 //! breaks is the end of both. The thread needs no deadline for a host that is silent: whoever holds the other end
 //! has one, and closes it.
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -14,10 +14,9 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags};
 use ssh2::Channel;
 
+use super::buffer::{Buffer, unless_blocked};
 use super::connection::{CallError, Connection, Deadline, Progress, poll_until};
-
-/// Bytes under way in each direction, besides those in the window of the channel and in the sockets.
-const BUFFER_BYTES: usize = 64 << 10;
+use super::relay::Await;
 
 /// How long the last words of a side that has left may take to reach the host; more would keep the thread of a host
 /// that is frozen.
@@ -47,13 +46,6 @@ struct Link {
     far: UnixStream,
     /// Set once our side has left.
     linger: Option<Deadline>,
-}
-
-/// Bytes that wait to be written.
-#[derive(Default)]
-struct Buffer {
-    bytes: Vec<u8>,
-    written: usize,
 }
 
 /// The way is closed: not an error, but the end.
@@ -111,6 +103,7 @@ impl Pump {
             return Ok(false);
         }
         let read = inward.fill(|buffer| link.settle(|_| channel.read(buffer)))?;
+        link.connection.took(read.unwrap_or(0));
         if self.deaf {
             self.inward.clear();
         }
@@ -132,7 +125,7 @@ impl Pump {
         }
         match unless_blocked(self.link.far.write(self.inward.rest())) {
             Ok(written) => {
-                self.inward.written += written.unwrap_or(0);
+                self.inward.advance(written.unwrap_or(0));
                 written.is_some()
             }
             Err(_) => {
@@ -165,7 +158,7 @@ impl Pump {
         }
         let Pump { link, channel, outward, .. } = self;
         let written = link.settle(|_| channel.write(outward.rest()))?.unwrap_or(0);
-        outward.written += written;
+        outward.advance(written);
         Ok(written > 0)
     }
 
@@ -191,7 +184,7 @@ impl Pump {
         let mut near = PollFlags::empty();
         near.set(PollFlags::IN, self.outward.is_empty() && !self.near_ended);
         near.set(PollFlags::OUT, !self.inward.is_empty());
-        self.link.wait(PollFlags::IN, near)
+        self.link.wait(Await::Word, near)
     }
 }
 
@@ -205,59 +198,23 @@ impl Link {
             match self.connection.attempt(&mut op)? {
                 Progress::Done(value) => return Ok(Some(value)),
                 Progress::BlockedReceiving => return Ok(None),
-                Progress::BlockedSending => self.wait(PollFlags::OUT, PollFlags::empty())?,
+                Progress::BlockedSending => self.wait(Await::Room, PollFlags::empty())?,
             }
         }
     }
 
-    fn wait(&mut self, host: PollFlags, near: PollFlags) -> Result<(), Closed> {
-        let mut host = PollFd::from_borrowed_fd(self.connection.socket().as_fd(), host);
+    fn wait(&mut self, awaits: Await, near: PollFlags) -> Result<(), Closed> {
+        let [outside, library] = self.connection.poll_fds(awaits);
         if let Some(linger) = &self.linger {
             // One who has left would be reported again and again.
-            poll_until(std::slice::from_mut(&mut host), Some(linger.left()?))?;
+            poll_until(&mut [outside, library], Some(linger.left()?))?;
             return Ok(());
         }
-        let mut fds = [host, PollFd::from_borrowed_fd(self.far.as_fd(), near)];
+        let mut fds = [outside, library, PollFd::from_borrowed_fd(self.far.as_fd(), near)];
         poll_until(&mut fds, None)?;
-        if fds[1].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
+        if fds[2].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
             self.linger = Some(Deadline::within(LINGER));
         }
         Ok(())
-    }
-}
-
-impl Buffer {
-    fn is_empty(&self) -> bool {
-        self.written == self.bytes.len()
-    }
-
-    fn rest(&self) -> &[u8] {
-        &self.bytes[self.written..]
-    }
-
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.written = 0;
-    }
-
-    /// Fills itself by `read`, which returns `None` if there is nothing yet.
-    fn fill<E>(
-        &mut self,
-        read: impl FnOnce(&mut [u8]) -> Result<Option<usize>, E>,
-    ) -> Result<Option<usize>, E> {
-        self.written = 0;
-        self.bytes.resize(BUFFER_BYTES, 0);
-        let filled = read(&mut self.bytes);
-        self.bytes.truncate(filled.as_ref().map_or(0, |read| read.unwrap_or(0)));
-        filled
-    }
-}
-
-fn unless_blocked(result: io::Result<usize>) -> io::Result<Option<usize>> {
-    match result {
-        Ok(count) => Ok(Some(count)),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
-        Err(error) => Err(error),
     }
 }

@@ -1,5 +1,6 @@
 //! SSH: sessions against real sshds.
 
+mod hostile;
 mod jump;
 mod login;
 mod silence;
