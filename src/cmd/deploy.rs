@@ -20,7 +20,7 @@ use crate::edge::hosts::{Host, HostsFile};
 use crate::edge::identity::Authority;
 use crate::edge::packed::Packer;
 use crate::edge::program::Program;
-use crate::edge::ssh::SshOptions;
+use crate::edge::ssh::{NewHostKeys, SshOptions};
 use crate::edge::table;
 use crate::edge::tally::Tally;
 
@@ -42,6 +42,8 @@ pub struct DeployOptions {
     pub ssh_rate: Option<(u32, Duration)>,
     /// Not to encrypt what client and workers say.
     pub plaintext: bool,
+    /// What becomes of hosts that are not in `known_hosts`.
+    pub new_host_keys: NewHostKeys,
     /// Handed on to `serve`.
     pub threads: Option<usize>,
     pub memory: Option<u64>,
@@ -56,7 +58,7 @@ pub fn deploy(options: &DeployOptions, console: &Console) -> Result<(), CommandE
     let program = Program::load(options.binary.as_deref()).map_err(|cause| {
         CommandError::from(cause).advise("--binary FILE, with a static Linux build of this program")
     })?;
-    let ssh = SshOptions::from_env(options.timeout);
+    let ssh = SshOptions::from_env(options.timeout, options.new_host_keys);
     let record = Record::hold(&options.hosts)?;
     let former = failures::load_record(&options.hosts, console)?;
     let authority = (!options.plaintext).then(Authority::fresh).transpose()?;

@@ -15,7 +15,7 @@ use crate::edge::name;
 use crate::edge::output;
 use crate::edge::probe;
 use crate::edge::site::{self, Listing};
-use crate::edge::ssh::SshOptions;
+use crate::edge::ssh::{NewHostKeys, SshOptions};
 use crate::edge::sweep::{SweepOptions, Swept, sweep};
 
 use super::cli::CommandError;
@@ -59,6 +59,8 @@ pub struct DiscoverOptions {
     pub parallel: usize,
     /// At most this many SSH connections in such a time (`--ssh-rate 5/min`).
     pub ssh_rate: Option<(u32, Duration)>,
+    /// What becomes of hosts that are not in `known_hosts`.
+    pub new_host_keys: NewHostKeys,
 }
 
 /// Probes candidates until enough answered, writes the hosts file, and prints the names of the hosts found.
@@ -74,10 +76,10 @@ pub fn discover(options: &DiscoverOptions, console: &Console) -> Result<(), Comm
         wanted: options.wanted,
         parallel: options.parallel,
         rate: options.ssh_rate,
-        patience: patience(options.timeout),
+        patience: patience(options),
     };
     let mut show = Show::begin(console, candidates.len(), options.wanted);
-    let (ssh, deadline) = (SshOptions::from_env(options.timeout), options.timeout);
+    let (ssh, deadline) = (SshOptions::from_env(options.timeout, options.new_host_keys), options.timeout);
     let swept =
         sweep(candidates, how, move |host| probe::probe(host, &ssh, deadline), |heard| show.hear(&heard));
     show.end();
@@ -123,9 +125,14 @@ fn candidates(listing: &Listing, options: &DiscoverOptions, file: &HostsFile) ->
 }
 
 /// How long one probe may take in all. Each step of it has a bound of its own; this is for what none of them covers.
-fn patience(timeout: Duration) -> Duration {
-    let typing = if io::stdin().is_terminal() { TYPING } else { Duration::ZERO };
-    timeout.saturating_mul(STEPS).saturating_add(typing)
+fn patience(options: &DiscoverOptions) -> Duration {
+    // The user is asked about one host after the other.
+    let questions = match options.new_host_keys {
+        _ if !io::stdin().is_terminal() => 0,
+        NewHostKeys::Ask => u32::try_from(options.parallel).unwrap_or(u32::MAX),
+        NewHostKeys::Accept | NewHostKeys::Refuse => 1,
+    };
+    options.timeout.saturating_mul(STEPS).saturating_add(TYPING.saturating_mul(questions))
 }
 
 /// Records what was found, and returns how many earlier finds were dropped. Where nothing was found, the file is left

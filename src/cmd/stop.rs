@@ -15,7 +15,7 @@ use crate::edge::console::Console;
 use crate::edge::failure::{HostFailure, HostName, Step};
 use crate::edge::hosts::HostsFile;
 use crate::edge::remote::{self, Cleaned, Scope};
-use crate::edge::ssh::{Session, SshOptions};
+use crate::edge::ssh::{NewHostKeys, Session, SshOptions};
 use crate::edge::table;
 use crate::edge::tally::Tally;
 
@@ -26,6 +26,8 @@ pub struct StopOptions {
     pub timeout: Duration,
     pub parallel: usize,
     pub ssh_rate: Option<(u32, Duration)>,
+    /// What becomes of hosts that are not in `known_hosts`.
+    pub new_host_keys: NewHostKeys,
 }
 
 /// The directories to clean on one host, in one session.
@@ -97,7 +99,7 @@ fn clean_all(
     options: &StopOptions,
     console: &Console,
 ) -> anyhow::Result<Vec<Result<Cleaned, HostFailure>>> {
-    let ssh = SshOptions::from_env(options.timeout);
+    let ssh = SshOptions::from_env(options.timeout, options.new_host_keys);
     let mut tally = Tally::new(console, "stop", visits.len(), "hosts");
     let outcomes = fanout::each(
         visits,

@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::sanitize::sanitize;
-use super::ssh::CallError;
 use super::ssh::known_hosts::HostKeyError;
+use super::ssh::{CallError, TunnelError};
 
 /// A host as the user named it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -91,7 +91,9 @@ impl HostFailure {
     /// Tells whether the step failed because the connection did, once there was one.
     fn is_disconnect(&self) -> bool {
         let mut causes = self.cause.chain().filter_map(|cause| cause.downcast_ref::<CallError>());
-        !matches!(self.step, Step::Connect | Step::Handshake) && causes.any(CallError::is_disconnect)
+        let is_gone = causes.any(CallError::is_disconnect)
+            || self.cause.downcast_ref().is_some_and(TunnelError::is_disconnect);
+        !matches!(self.step, Step::Connect | Step::Handshake) && is_gone
     }
 
     /// Says what the user can do about it.
@@ -99,6 +101,9 @@ impl HostFailure {
         let host = &self.host;
         if self.is_disconnect() {
             return format!("ssh {host}, and again if that works; if it is slow, raise --timeout");
+        }
+        if let Some(advice) = self.cause.downcast_ref().and_then(TunnelError::advice) {
+            return advice.into();
         }
         match self.step {
             Step::Configure => {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::console::Console;
+use super::ssh::{after_asking, unless_asking};
 
 /// After such a time without one, news is worth a line.
 const LINE_GAP: Duration = Duration::from_secs(2);
@@ -37,15 +38,17 @@ impl Tally<'_> {
 
     /// Shows that `done` hosts are done, and what else there is to tell.
     ///
-    /// Until there is something nothing is drawn, for a login may ask for a password on the same terminal.
+    /// Until there is something nothing is drawn, and nothing while a login asks for a password on the same terminal.
     pub fn update(&mut self, done: usize, note: &str) {
         if done == 0 && note.is_empty() {
             return;
         }
         let gap = if note.is_empty() { "" } else { ", " };
         if let Some(bar) = &self.bar {
-            bar.set_position(done as u64);
-            bar.set_message(format!("{}{gap}{note}", self.unit));
+            unless_asking(|| {
+                bar.set_position(done as u64);
+                bar.set_message(format!("{}{gap}{note}", self.unit));
+            });
         } else if self.last_line.elapsed() >= LINE_GAP {
             self.last_line = Instant::now();
             self.console.say(&format!("{}: {done} of {} {}{gap}{note}", self.verb, self.hosts, self.unit));
@@ -55,7 +58,7 @@ impl Tally<'_> {
     /// Says a detail above the bar.
     pub fn detail(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| self.console.detail(line)),
+            Some(bar) => after_asking(|| bar.suspend(|| self.console.detail(line))),
             None => self.console.detail(line),
         }
     }

@@ -8,6 +8,7 @@ mod exact;
 mod examples;
 mod faults;
 mod harness;
+mod jump;
 mod output;
 mod portable;
 mod readme;

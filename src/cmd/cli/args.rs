@@ -8,6 +8,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::edge::output::Format;
 use crate::edge::site;
+use crate::edge::ssh::NewHostKeys;
 use crate::job::Job;
 use crate::logic::packing::{Compress, Packing};
 
@@ -112,6 +113,9 @@ pub struct Discover {
 
     #[command(flatten)]
     pub ssh_rate: SshRate,
+
+    #[command(flatten)]
+    pub host_keys: HostKeys,
 }
 
 #[derive(Args)]
@@ -148,6 +152,9 @@ pub struct Deploy {
 
     #[command(flatten)]
     pub plaintext: Plaintext,
+
+    #[command(flatten)]
+    pub host_keys: HostKeys,
 
     #[command(flatten)]
     pub means: Means,
@@ -285,6 +292,9 @@ pub struct Stop {
 
     #[command(flatten)]
     pub ssh_rate: SshRate,
+
+    #[command(flatten)]
+    pub host_keys: HostKeys,
 }
 
 #[derive(Args)]
@@ -306,6 +316,13 @@ pub struct Plaintext {
     /// Do not encrypt: for measuring, and for wires that you trust; both sides must say so
     #[arg(long)]
     pub insecure_plaintext: bool,
+}
+
+#[derive(Args)]
+pub struct HostKeys {
+    /// Record the key of a host that is not in known_hosts, refuse it, or ask; changed keys are always refused
+    #[arg(long, value_enum, value_name = "WHETHER", default_value = "yes")]
+    pub accept_new_host_keys: AcceptName,
 }
 
 /// What a worker may use of its machine.
@@ -335,6 +352,24 @@ pub enum CompressName {
     Lz4,
     Zstd,
     Auto,
+}
+
+/// Whether new host keys are accepted.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum AcceptName {
+    Yes,
+    No,
+    Ask,
+}
+
+impl From<AcceptName> for NewHostKeys {
+    fn from(name: AcceptName) -> Self {
+        match name {
+            AcceptName::Yes => NewHostKeys::Accept,
+            AcceptName::No => NewHostKeys::Refuse,
+            AcceptName::Ask => NewHostKeys::Ask,
+        }
+    }
 }
 
 impl From<CompressName> for Compress {

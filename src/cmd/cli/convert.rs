@@ -77,6 +77,7 @@ fn discover(args: Discover) -> DiscoverOptions {
         timeout: args.timeout,
         parallel: args.parallel,
         ssh_rate: args.ssh_rate.ssh_rate,
+        new_host_keys: args.host_keys.accept_new_host_keys.into(),
     }
 }
 
@@ -91,6 +92,7 @@ fn deploy(args: Deploy) -> DeployOptions {
         timeout: args.timeout,
         ssh_rate: args.ssh_rate.ssh_rate,
         plaintext: args.plaintext.insecure_plaintext,
+        new_host_keys: args.host_keys.accept_new_host_keys.into(),
         threads: args.means.threads,
         memory: args.means.memory,
     }
@@ -177,5 +179,6 @@ fn stop(args: Stop) -> StopOptions {
         timeout: args.timeout,
         parallel: args.parallel,
         ssh_rate: args.ssh_rate.ssh_rate,
+        new_host_keys: args.host_keys.accept_new_host_keys.into(),
     }
 }

@@ -302,6 +302,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             ssh_rate: None,
             plaintext: true,
+            new_host_keys: Default::default(),
             threads: Some(3),
             memory: Some(1000),
         };

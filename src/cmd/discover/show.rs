@@ -110,6 +110,7 @@ fn reason(failure: &HostFailure) -> Cow<'static, str> {
         Step::Handshake => "no SSH handshake",
         Step::HostKey => match failure.cause.downcast_ref() {
             Some(HostKeyError::Changed { .. } | HostKeyError::OtherType { .. }) => "changed host key",
+            Some(HostKeyError::Unknown { .. }) => "unknown host key",
             _ => "untrusted host key",
         },
         Step::Authenticate => "login refused",

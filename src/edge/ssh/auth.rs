@@ -12,12 +12,13 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use ssh2::{ErrorCode, KeyboardInteractivePrompt, Prompt};
 
+use super::MAX_SAID_CHARS;
 use super::connection::{CallError, Connection, Deadline};
 use super::keys::{KeyFile, public_of};
 use super::known_hosts::PublicKey;
 use super::login::{Agent, Login};
 use super::prompt::{self, Asked, Purpose};
-use crate::edge::sanitize::sanitize;
+use crate::edge::sanitize::{clipped, sanitize};
 
 /// Public keys that are tried. OpenSSH's servers allow six failures by default, and one is left for a password.
 const MAX_KEYS: usize = 5;
@@ -30,6 +31,11 @@ const MAX_AGENT_ANSWER: u64 = 256 * 1024;
 
 /// How long a dialogue may take in which the host itself asks questions: sshd's `LoginGraceTime`.
 const DIALOGUE: Duration = Duration::from_secs(120);
+
+/// How often a host may ask in a dialogue, and how much at once: for a password and a one-time code, with mistakes.
+/// What is asked beyond that is answered with nothing.
+const MAX_ROUNDS: usize = 8;
+const MAX_PROMPTS: usize = 8;
 
 /// libssh2's code for "the server said no".
 const REFUSED: i32 = -18;
@@ -148,8 +154,8 @@ impl Attempt<'_> {
         for (path, is_configured) in configured.chain(login.default_keys.iter().map(|path| (path, false))) {
             let key = match KeyFile::read(path) {
                 Ok(key) => key,
-                // Nobody asked for a default key.
-                Err(_) if !is_configured => continue,
+                // Nobody asked for a default key; but one that lies open should not go unnoticed.
+                Err(error) if !is_configured && error.kind() != io::ErrorKind::PermissionDenied => continue,
                 // A public key was configured, to choose among the agent's; or the agent has tried it.
                 Err(_) if public_of(path).is_some_and(|key| self.offered.contains(&key)) => continue,
                 Err(error) => {
@@ -216,7 +222,7 @@ impl Attempt<'_> {
     fn by_dialogue(&mut self) -> Result<bool, CallError> {
         let user = self.login.user.clone();
         let asked = prompt::with_secret(&Purpose::Password { user: user.clone() }, |password| {
-            let mut answers = Dialogue { password };
+            let mut answers = Dialogue { host: &self.login.name, password, rounds: 0 };
             let said = self.connection.call(&Deadline::within(DIALOGUE), |session| {
                 session.userauth_keyboard_interactive(&user, &mut answers)
             });
@@ -266,22 +272,30 @@ impl Attempt<'_> {
     fn refusal(&self, methods: &str) -> anyhow::Error {
         let tried =
             if self.tried.is_empty() { "nothing: there is no key".into() } else { self.tried.join("\n") };
-        let methods = methods.replace(',', ", ");
+        let methods = clipped(&methods.replace(',', ", "), MAX_SAID_CHARS);
         anyhow!("tried {tried}")
             .context(format!("the host does not let user {} in; it accepts {methods}", self.login.user))
     }
 }
 
 struct Dialogue<'a> {
+    host: &'a str,
     password: &'a str,
+    /// How often the host has asked.
+    rounds: usize,
 }
 
 impl KeyboardInteractivePrompt for Dialogue<'_> {
     fn prompt<'a>(&mut self, _user: &str, _instructions: &str, prompts: &[Prompt<'a>]) -> Vec<String> {
+        self.rounds += 1;
+        let may_ask = self.rounds <= MAX_ROUNDS && prompts.len() <= MAX_PROMPTS;
         let answer = |prompt: &Prompt<'a>| match prompts {
+            _ if !may_ask => String::new(),
             [only] if !only.echo => self.password.to_string(),
             // Nobody there: an empty answer, which the host refuses.
-            _ => prompt::ask(&prompt.text, prompt.echo).unwrap_or_default(),
+            _ => prompt::ask(self.host, &prompt.text, prompt.echo)
+                .map(|answer| answer.to_string())
+                .unwrap_or_default(),
         };
         prompts.iter().map(answer).collect()
     }

@@ -8,15 +8,23 @@
 //! before any other, since libssh2 would mix up the packets ([`Progress::BlockedSending`]).
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::Shutdown;
+use rustix::event::{PollFd, Timespec, poll};
 use ssh2::{BlockDirections, ErrorCode};
+
+use super::relay::{Await, Relay};
 
 /// libssh2's code for "would block".
 const EAGAIN: i32 = -37;
+
+/// Bytes that a host may send before its user is logged in. Keys, banner and lists are a few KiB.
+const MAX_LOGIN_BYTES: u64 = 1 << 20;
+
+/// Bytes that a host may send after that though nobody asked for them, besides what goes with the bytes that were
+/// asked for or sent: libssh2 keeps some of their kinds.
+const MAX_UNASKED_BYTES: u64 = 64 << 20;
 
 /// How long to wait where libssh2 does not say what it waits for.
 const UNKNOWN_WAIT: Duration = Duration::from_millis(20);
@@ -59,6 +67,8 @@ pub enum CallError {
     TimedOut(Duration),
     #[error("the session was given up after an earlier failure")]
     GivenUp,
+    #[error("the host sends without end what nobody asked for")]
+    Flooded,
     // Neither error is a source: it would be told twice.
     #[error("{}", ssh_message(.0))]
     Ssh(ssh2::Error),
@@ -87,7 +97,7 @@ impl CallError {
             CallError::Ssh(error) => {
                 matches!(error.code(), ErrorCode::Session(code) if GONE.contains(&code))
             }
-            CallError::TimedOut(_) | CallError::GivenUp => true,
+            CallError::TimedOut(_) | CallError::GivenUp | CallError::Flooded => true,
             CallError::Io(_) => false,
         }
     }
@@ -113,7 +123,9 @@ pub enum Progress<T> {
 /// One session over one socket.
 pub struct Connection {
     session: ssh2::Session,
-    socket: OwnedFd,
+    relay: Relay,
+    /// Bytes of the host's that somebody asked for.
+    taken: u64,
     given_up: bool,
 }
 
@@ -124,9 +136,10 @@ impl Connection {
     /// If there is no memory or no descriptor left.
     pub fn new(socket: OwnedFd) -> Result<Connection, CallError> {
         let mut session = ssh2::Session::new()?;
-        session.set_tcp_stream(socket.try_clone()?);
+        let relay = Relay::new(socket)?;
+        session.set_tcp_stream(relay.library_end().try_clone()?);
         session.set_blocking(false);
-        Ok(Connection { session, socket, given_up: false })
+        Ok(Connection { session, relay, taken: 0, given_up: false })
     }
 
     /// The session, for what needs no network.
@@ -164,7 +177,7 @@ impl Connection {
             match self.attempt(&mut op)? {
                 Progress::Done(value) => return Ok(Some(value)),
                 Progress::BlockedReceiving => return Ok(None),
-                Progress::BlockedSending => self.wait(PollFlags::OUT, deadline)?,
+                Progress::BlockedSending => self.wait(Await::Room, deadline)?,
             }
         }
     }
@@ -180,7 +193,14 @@ impl Connection {
         if self.given_up {
             return Err(CallError::GivenUp);
         }
-        let error = match op(&mut self.session).map_err(Into::into) {
+        self.relay.pass();
+        if self.is_flooded() {
+            self.give_up();
+            return Err(CallError::Flooded);
+        }
+        let result = op(&mut self.session).map_err(Into::into);
+        self.relay.pass();
+        let error = match result {
             Ok(value) => return Ok(Progress::Done(value)),
             Err(error) => error,
         };
@@ -198,26 +218,40 @@ impl Connection {
     /// # Errors
     /// [`CallError::TimedOut`]; then the connection is given up.
     pub fn wait_readable(&mut self, deadline: &Deadline) -> Result<(), CallError> {
-        self.wait(PollFlags::IN, deadline)
+        self.wait(Await::Word, deadline)
+    }
+
+    /// Takes note of bytes that were received and of use.
+    pub fn took(&mut self, bytes: usize) {
+        self.taken += bytes as u64;
     }
 
     /// Cuts the connection: whatever is still called on the session returns at once.
     pub fn give_up(&mut self) {
         self.given_up = true;
-        // Fails only if the peer has closed it already.
-        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+        self.relay.cut();
     }
 
-    /// The socket, to be polled together with others.
-    pub fn socket(&self) -> &OwnedFd {
-        &self.socket
+    /// What to poll, together with others, for an operation to get on.
+    pub fn poll_fds(&self, awaits: Await) -> [PollFd<'_>; 2] {
+        self.relay.poll_fds(awaits)
     }
 
-    fn wait(&mut self, flags: PollFlags, deadline: &Deadline) -> Result<(), CallError> {
+    fn is_flooded(&self) -> bool {
+        let received = self.relay.received();
+        if received <= MAX_LOGIN_BYTES {
+            return false;
+        }
+        // A packet of a tunnel may bring little, and what is sent is acknowledged.
+        let due = MAX_UNASKED_BYTES + 4 * self.taken + self.relay.sent() / 16;
+        !self.session.authenticated() || received > due
+    }
+
+    fn wait(&mut self, awaits: Await, deadline: &Deadline) -> Result<(), CallError> {
         let waited = deadline.left().and_then(|left| {
             let known = self.session.block_directions() != BlockDirections::None;
             let left = if known { left } else { left.min(UNKNOWN_WAIT) };
-            poll_until(&mut [PollFd::from_borrowed_fd(self.socket.as_fd(), flags)], Some(left))
+            poll_until(&mut self.relay.poll_fds(awaits), Some(left))
         });
         if matches!(waited, Err(CallError::TimedOut(_))) {
             self.give_up();
@@ -231,6 +265,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         if !self.given_up {
             let _ = self.session.disconnect(None, "done", None);
+            self.relay.pass();
         }
         self.give_up();
     }

@@ -10,7 +10,7 @@ use super::CommandOutput;
 use super::connection::{CallError, Connection, Deadline};
 
 /// What a command may write to each stream before it is given up: far more than any of ours does.
-const MAX_OUTPUT_BYTES: usize = 64 << 20;
+const MAX_OUTPUT_BYTES: usize = 8 << 20;
 
 /// One read of a stream. libssh2 takes packets of up to 32 KiB.
 const READ_BYTES: usize = 64 << 10;
@@ -162,6 +162,7 @@ impl Exchange<'_, '_> {
             Stream::Stderr => &mut self.output.stderr,
         };
         output.extend_from_slice(&self.scratch[..read]);
+        self.connection.took(read);
         ensure!(
             output.len() <= MAX_OUTPUT_BYTES,
             "the command wrote more than {} MiB",

@@ -1,11 +1,13 @@
 //! Keys: private key files, as far as they can be told apart without being opened.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
 
 use super::known_hosts::PublicKey;
 
@@ -19,7 +21,7 @@ const OPENSSH_MAGIC: &[u8] = b"openssh-key-v1\0";
 pub struct KeyFile {
     pub path: PathBuf,
     /// The text of the file.
-    pub private: String,
+    pub private: Zeroizing<String>,
     pub encrypted: bool,
     /// The public half, where it can be read without a passphrase: from the file itself, or from the one beside it.
     pub public: Option<PublicKey>,
@@ -29,16 +31,21 @@ impl KeyFile {
     /// Reads a key.
     ///
     /// # Errors
-    /// If there is no such file, or it is no private key.
+    /// If there is no such file, it is no private key, or others can get at it.
     pub fn read(path: &Path) -> io::Result<KeyFile> {
         let invalid = |message| io::Error::new(io::ErrorKind::InvalidData, message);
-        if fs::metadata(path)?.len() > MAX_KEY_BYTES {
-            return Err(invalid("is too large for a private key"));
+        // Before it is opened: a pipe would be waited for.
+        let metadata = fs::metadata(path)?;
+        if !metadata.is_file() || metadata.len() > MAX_KEY_BYTES {
+            return Err(invalid("is no private key"));
         }
-        let private = fs::read_to_string(path)?;
+        // With room for all of it, lest parts be left behind where it lay while it grew.
+        let mut private = Zeroizing::new(String::with_capacity(metadata.len() as usize + 1));
+        fs::File::open(path)?.take(metadata.len()).read_to_string(&mut private)?;
         if !private.contains("PRIVATE KEY-----") {
             return Err(invalid("is no private key"));
         }
+        check_mode(path, &metadata)?;
         let openssh = openssh_header(&private);
         let encrypted = match &openssh {
             Some(header) => header.encrypted,
@@ -63,6 +70,19 @@ pub fn public_of(path: &Path) -> Option<PublicKey> {
         .or_else(|| public_in(path))
 }
 
+/// Refuses a key that others than the user can get at, as OpenSSH does: it is no secret any more.
+fn check_mode(path: &Path, metadata: &fs::Metadata) -> io::Result<()> {
+    let mode = metadata.mode() & 0o777;
+    if metadata.uid() != rustix::process::getuid().as_raw() || mode & 0o077 == 0 {
+        return Ok(());
+    }
+    let quoted = super::quote(&path.to_string_lossy());
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        format!("is not used, since others can read it (its mode is {mode:o}): chmod 600 {quoted}"),
+    ))
+}
+
 struct OpensshHeader {
     encrypted: bool,
     public: PublicKey,
@@ -70,8 +90,9 @@ struct OpensshHeader {
 
 fn openssh_header(private: &str) -> Option<OpensshHeader> {
     let body = private.split_once("-----BEGIN OPENSSH PRIVATE KEY-----")?.1.split_once("-----END")?.0;
-    let body: String = body.split_whitespace().collect();
-    let bytes = STANDARD.decode(body).ok()?;
+    let mut text = Zeroizing::new(String::with_capacity(body.len()));
+    text.extend(body.split_whitespace());
+    let bytes = Zeroizing::new(STANDARD.decode(text.as_bytes()).ok()?);
     let mut rest = bytes.strip_prefix(OPENSSH_MAGIC)?;
     let cipher = take_string(&mut rest)?;
     let (_derivation, _options) = (take_string(&mut rest)?, take_string(&mut rest)?);
@@ -106,6 +127,8 @@ fn public_in(path: &Path) -> Option<PublicKey> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     /// Made by `ssh-keygen -t ed25519 -N secret`; it opens nothing.
@@ -113,6 +136,11 @@ mod tests {
 b3BlbnNzaC1rZXktdjEAAAAACmFlczI1Ni1jdHIAAAAGYmNyeXB0AAAAGAAAABDlTKjJ3h
 -----END OPENSSH PRIVATE KEY-----
 ";
+
+    fn write_private(file: &Path, text: &str) {
+        fs::write(file, text).unwrap();
+        fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+    }
 
     #[test]
     fn what_is_no_key_is_refused() {
@@ -123,8 +151,22 @@ b3BlbnNzaC1rZXktdjEAAAAACmFlczI1Ni1jdHIAAAAGYmNyeXB0AAAAGAAAABDlTKjJ3h
         assert!(KeyFile::read(&file).is_err());
         assert_eq!(public_of(&file), None);
         // Cut short: the header cannot be read, so nothing is known about it.
-        fs::write(&file, ENCRYPTED).unwrap();
+        write_private(&file, ENCRYPTED);
         assert!(KeyFile::read(&file).unwrap().public.is_none());
+    }
+
+    #[test]
+    fn key_that_others_can_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("key");
+        fs::write(&file, ENCRYPTED).unwrap();
+        for (mode, refused) in [(0o644, true), (0o640, true), (0o602, true), (0o600, false), (0o400, false)] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            let error = KeyFile::read(&file).err().map(|error| error.to_string());
+            assert_eq!(error.is_some(), refused, "{mode:o}: {error:?}");
+            let advice = format!("its mode is {mode:o}): chmod 600 {}", file.display());
+            assert!(error.is_none_or(|error| error.contains(&advice)));
+        }
     }
 
     #[test]
@@ -139,7 +181,7 @@ b3BlbnNzaC1rZXktdjEAAAAACmFlczI1Ni1jdHIAAAAGYmNyeXB0AAAAGAAAABDlTKjJ3h
             ("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n", true),
             ("-----BEGIN EC PRIVATE KEY-----\nAA==\n-----END EC PRIVATE KEY-----\n", false),
         ] {
-            fs::write(&file, text).unwrap();
+            write_private(&file, text);
             assert_eq!(KeyFile::read(&file).unwrap().encrypted, encrypted, "{text}");
         }
     }

@@ -1,4 +1,4 @@
-//! Known hosts: which key a host must present, as OpenSSH's `StrictHostKeyChecking accept-new`.
+//! Known hosts: which key a host must present, as OpenSSH's files say.
 //!
 //! The files are read here rather than by libssh2, which gives up on the whole file for one malformed line, knows no
 //! wildcards, and calls a key changed when only another type is recorded. A host that presents a type of key other than
@@ -6,6 +6,7 @@
 //!
 //! Format: sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT".
 
+use std::fmt;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -52,6 +53,35 @@ pub enum HostKeyError {
         line = .place.line
     )]
     Revoked { name: String, place: Place },
+    #[error("the key of {name} is not in {file}: the host presents {presented}, and {why}", file = .file.display())]
+    Unknown {
+        name: String,
+        presented: String,
+        /// The key as the file would have it.
+        line: String,
+        file: PathBuf,
+        why: Unaccepted,
+    },
+}
+
+/// Why a key that is not known is not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unaccepted {
+    /// New keys are to be refused.
+    Policy,
+    /// The user did not take it for the right one.
+    User,
+    NoTerminal,
+}
+
+impl fmt::Display for Unaccepted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Unaccepted::Policy => "new keys are not accepted",
+            Unaccepted::User => "you did not accept it",
+            Unaccepted::NoTerminal => "there is no terminal to ask you on",
+        })
+    }
 }
 
 /// A line of a `known_hosts` file.
@@ -73,6 +103,12 @@ impl HostKeyError {
                 )
             }
             HostKeyError::Revoked { .. } => "leave the host out, and ask its administrator".into(),
+            // The very key that was shown, where asking the host once more could bring another.
+            HostKeyError::Unknown { line, file, .. } => format!(
+                "compare the key with one from a source you trust; if it is right: echo {} >> {}",
+                super::quote(line),
+                super::quote(&file.to_string_lossy())
+            ),
         }
     }
 }
@@ -143,6 +179,11 @@ pub fn user_file(named: Option<&Path>) -> anyhow::Result<PathBuf> {
 pub fn known_as(host: &str, port: u16) -> String {
     let host = host.to_ascii_lowercase();
     if port == DEFAULT_PORT { host } else { format!("[{host}]:{port}") }
+}
+
+/// Returns the line that records the key of a host, without its end.
+pub fn line(host: &str, port: u16, key: &PublicKey) -> String {
+    format!("{} {} {}", known_as(host, port), key.kind(), STANDARD.encode(&key.0))
 }
 
 impl KnownHosts {
@@ -246,8 +287,8 @@ pub fn record(file: &Path, host: &str, port: u16, key: &PublicKey) -> anyhow::Re
     }
     let mut open = fs::OpenOptions::new();
     let mut out = open.read(true).append(true).create(true).mode(0o600).open(file)?;
-    let line = format!("{} {} {}\n", known_as(host, port), key.kind(), STANDARD.encode(&key.0));
-    let line = if ends_line(&mut out)? { line } else { format!("\n{line}") };
+    let line = line(host, port, key);
+    let line = if ends_line(&mut out)? { format!("{line}\n") } else { format!("\n{line}\n") };
     out.write_all(line.as_bytes())?;
     Ok(())
 }

@@ -228,8 +228,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("config");
         std::fs::write(&file, config).unwrap();
-        let options =
-            SshOptions { timeout: std::time::Duration::from_secs(1), config: Some(file), known_hosts: None };
+        let options = SshOptions {
+            timeout: std::time::Duration::from_secs(1),
+            config: Some(file),
+            known_hosts: None,
+            new_host_keys: Default::default(),
+        };
         let target = Target {
             host: HostName(host.into()),
             user: None,

@@ -3,6 +3,7 @@
 //! Invariant: one session, one thread. Every call has a deadline; dropping a session never waits.
 
 mod auth;
+mod buffer;
 mod config;
 mod connection;
 mod exec;
@@ -12,7 +13,11 @@ pub mod known_hosts;
 mod login;
 mod pattern;
 mod prompt;
+mod pump;
+mod relay;
 mod tcp;
+mod trust;
+mod tunnel;
 mod upload;
 
 use std::env;
@@ -26,14 +31,24 @@ use anyhow::{Context, anyhow};
 
 use self::connection::{Connection, Deadline};
 use self::exec::{Patience, Source};
-use self::known_hosts::{KnownHosts, PublicKey, Verdict};
+use self::known_hosts::{KnownHosts, PublicKey};
 use self::login::Login;
 use super::failure::{HostFailure, HostName, Step};
+use super::sanitize::clipped;
 pub use connection::CallError;
 pub use exec::quote;
+pub use prompt::{after_asking, unless_asking};
+pub use trust::NewHostKeys;
+pub use tunnel::TunnelError;
 #[cfg(test)]
 pub(crate) use upload::receive_script;
 pub use upload::{Packed, Upload};
+
+/// Bytes of what a command wrote to standard error that go into its failure.
+const MAX_ERROR_BYTES: usize = 4 << 10;
+
+/// Characters of what a host said that are repeated to the user.
+const MAX_SAID_CHARS: usize = 200;
 
 /// A host to log in to, as the hosts file and the command line say; `~/.ssh/config` fills in the rest.
 #[derive(Clone, Debug)]
@@ -54,16 +69,19 @@ pub struct SshOptions {
     pub config: Option<PathBuf>,
     /// `~/.ssh/known_hosts` unless told otherwise (`MAPREDUCE_KNOWN_HOSTS`).
     pub known_hosts: Option<PathBuf>,
+    /// What becomes of hosts that are not in there.
+    pub new_host_keys: NewHostKeys,
 }
 
 impl SshOptions {
     /// Takes the files from the environment, if it names any.
-    pub fn from_env(timeout: Duration) -> SshOptions {
+    pub fn from_env(timeout: Duration, new_host_keys: NewHostKeys) -> SshOptions {
         let file = |variable| env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from);
         SshOptions {
             timeout,
             config: file("MAPREDUCE_SSH_CONFIG"),
             known_hosts: file("MAPREDUCE_KNOWN_HOSTS"),
+            new_host_keys,
         }
     }
 }
@@ -91,7 +109,15 @@ impl Session {
     /// # Errors
     /// With the step that failed and its cause. A failure of a jump host is one of the host behind.
     pub fn connect(target: &Target, options: &SshOptions) -> Result<Session, HostFailure> {
-        open(target, options).map_err(|(step, cause)| HostFailure { host: target.host.clone(), step, cause })
+        loop {
+            match open(target, options) {
+                // Each time one key more is known.
+                Err((_, cause)) if cause.is::<trust::AcceptedLate>() => {}
+                opened => {
+                    return opened.map_err(|(step, cause)| HostFailure::new(&target.host, step, cause));
+                }
+            }
+        }
     }
 
     /// Returns the address of the host: the one connected to, or, behind a jump host, the one that the host's sshd
@@ -115,6 +141,18 @@ impl Session {
     /// If the file could not be written whole; then there is no file at its path of ours.
     pub fn upload(&mut self, file: Upload<'_>) -> anyhow::Result<bool> {
         upload::upload(&mut self.connection, file)
+    }
+
+    /// Turns the session into a way to `port` of `host`, which is looked up and connected to by the host of the
+    /// session; returns a socket to read from and write to, as if it were connected there.
+    ///
+    /// The socket can be shut down in each direction by itself. It ends when the connection behind it does, when the
+    /// host ends, and when the session breaks. A host that is silent is for its user to notice.
+    ///
+    /// # Errors
+    /// With a [`TunnelError`] if the host cannot connect there, forbids it, or has not answered within `timeout`.
+    pub fn tunnel(self, host: &str, port: u16, timeout: Duration) -> anyhow::Result<OwnedFd> {
+        Ok(tunnel::open(self.connection, host, port, &Deadline::within(timeout))?)
     }
 }
 
@@ -182,7 +220,7 @@ fn dial(login: &Login, options: &SshOptions) -> Result<(OwnedFd, IpAddr), Failed
 }
 
 fn pass(jump: Connection, by: &Login, to: &Login, options: &SshOptions) -> Result<OwnedFd, Failed> {
-    jump::forward(jump, &to.host_name, to.port, &Deadline::within(options.timeout))
+    tunnel::open(jump, &to.host_name, to.port, &Deadline::within(options.timeout))
         .with_context(|| format!("jump host {} does not reach {}:{}", by.name, to.host_name, to.port))
         .map_err(at(Step::Connect))
 }
@@ -198,11 +236,7 @@ fn establish(socket: OwnedFd, login: &Login, options: &SshOptions) -> Result<Con
     shake_hands(&mut connection, &known, (name, port), options).map_err(at(Step::Handshake))?;
     let key = connection.session().host_key().map(|(key, _)| PublicKey(key.to_vec()));
     let key = key.context("the host presents no key").map_err(at(Step::HostKey))?;
-    if known.check(name, port, &key).map_err(at(Step::HostKey))? == Verdict::New {
-        known_hosts::record(&file, name, port, &key)
-            .with_context(|| format!("could not record the key in {}", file.display()))
-            .map_err(at(Step::HostKey))?;
-    }
+    trust::check(login, &key, &known, &file, options.new_host_keys).map_err(at(Step::HostKey))?;
     auth::authenticate(&mut connection, login, options.timeout).map_err(at(Step::Authenticate))?;
     Ok(connection)
 }
@@ -229,8 +263,16 @@ fn address_behind(connection: &mut Connection, options: &SshOptions) -> anyhow::
     let text = String::from_utf8_lossy(&output.stdout);
     // A talkative login shell may have written before.
     let last = text.lines().last().unwrap_or_default();
-    let address = last.split_whitespace().nth(2).and_then(|word| word.parse().ok());
-    address.with_context(|| format!("the host does not tell its address, but `{}`", last.trim()))
+    let said = || format!("the host does not tell its address, but `{}`", clipped(last, MAX_SAID_CHARS));
+    own_address(last).with_context(said)
+}
+
+/// The third word, if it is an address that one host can have. It is the host's word only: what is connected to there
+/// has to prove who it is.
+fn own_address(connection: &str) -> Option<IpAddr> {
+    let address: IpAddr = connection.split_whitespace().nth(2)?.parse().ok()?;
+    let is_broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    (!address.is_unspecified() && !address.is_multicast() && !is_broadcast).then_some(address)
 }
 
 /// The error that a command's failure is.
@@ -239,7 +281,26 @@ pub fn failure_of(output: &CommandOutput) -> anyhow::Error {
         Some(signal) => format!("the remote command was ended by signal {signal}"),
         None => format!("the remote command exited with status {}", output.status),
     };
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = &output.stderr[..output.stderr.len().min(MAX_ERROR_BYTES)];
+    let said = String::from_utf8_lossy(said);
     let said = said.trim();
     if said.is_empty() { anyhow!(ended) } else { anyhow!("{said}").context(ended) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_is_that_of_one_host() {
+        let told =
+            |address: &str| own_address(&format!("10.0.0.1 40000 {address} 22")).map(|ip| ip.to_string());
+        assert_eq!(told("10.0.0.2").as_deref(), Some("10.0.0.2"));
+        assert_eq!(told("fe80::1").as_deref(), Some("fe80::1"));
+        for address in
+            ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255", "tp-01", "10.0.0.2;id", ""]
+        {
+            assert_eq!(told(address), None, "{address}");
+        }
+    }
 }

@@ -15,6 +15,7 @@ pub mod program;
 pub mod proxy;
 pub mod served;
 pub mod sshd;
+pub mod terminal;
 pub mod web;
 pub mod workers;
 
@@ -26,7 +27,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use mapreduce::edge::failure::HostName;
-use mapreduce::edge::ssh::{SshOptions, Target};
+use mapreduce::edge::ssh::{NewHostKeys, SshOptions, Target};
 use tempfile::TempDir;
 
 pub use deadline::with_deadline;
@@ -130,7 +131,12 @@ impl Lab {
 
     /// What the library needs to log in to a host of the lab.
     pub fn options(&self, timeout: Duration) -> SshOptions {
-        SshOptions { timeout, config: Some(self.ssh_config()), known_hosts: Some(self.known_hosts()) }
+        SshOptions {
+            timeout,
+            config: Some(self.ssh_config()),
+            known_hosts: Some(self.known_hosts()),
+            new_host_keys: NewHostKeys::Accept,
+        }
     }
 
     pub fn target(&self, index: usize) -> Target {

@@ -111,3 +111,23 @@ fn many_hosts_behind_one_jump_host_log_in_at_once() {
         });
     });
 }
+
+#[test]
+fn jump_host_that_does_not_forward_is_named_with_the_reason() {
+    with_deadline(LIMIT, || {
+        let lab = Lab::with(LabOptions {
+            hosts: 2,
+            sshd_config: vec!["AllowTcpForwarding no".into()],
+            ssh_config: vec!["Host tp-test-02\n  ProxyJump tp-test-01".into()],
+            ..LabOptions::default()
+        });
+        let failure = connect(&lab, 1).unwrap_err();
+        assert_eq!(failure.step, Step::Connect);
+        let said = report(&failure);
+        assert!(
+            said.contains("jump host tp-test-01 does not reach 127.") && said.contains("does not forward"),
+            "{said}"
+        );
+        assert!(failure.advice().contains("AllowTcpForwarding"), "{}", failure.advice());
+    });
+}

@@ -1,7 +1,6 @@
 //! Login: keys, agents, and what is said when nothing fits.
 
 use std::fs;
-use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -11,8 +10,8 @@ use mapreduce::edge::failure::Step;
 use mapreduce::edge::ssh::Session;
 
 use super::{LIMIT, TIMEOUT, connect, logged_in, report, said};
-use crate::harness::processes;
 use crate::harness::sshd::{make_key, user_name};
+use crate::harness::terminal;
 use crate::harness::{Lab, LabOptions, MARKER, is_child, run_as_child, tool, with_deadline};
 
 #[test]
@@ -158,7 +157,6 @@ fn encrypted_key_without_a_terminal_says_so() {
     });
 }
 
-/// `script` is the terminal; the passphrase is typed when it is asked for.
 #[test]
 fn passphrase_is_asked_once_for_all_hosts() {
     if is_child() {
@@ -166,7 +164,9 @@ fn passphrase_is_asked_once_for_all_hosts() {
         return;
     }
     let typed = ["wrong\n", "secret\n"];
-    let screen = on_a_terminal("ssh::login::passphrase_is_asked_once_for_all_hosts", "Passphrase", &typed);
+    let screen =
+        terminal::child("ssh::login::passphrase_is_asked_once_for_all_hosts", "Passphrase", &typed, LIMIT)
+            .text;
     assert!(screen.contains("test result: ok. 1 passed"), "{screen}");
     assert_eq!(screen.matches("Passphrase of the key").count(), 2, "{screen}");
     assert!(!screen.contains("secret\r"), "the passphrase is shown: {screen}");
@@ -192,41 +192,17 @@ fn log_in_everywhere_with_an_encrypted_key() {
     });
 }
 
-/// Runs a test of this binary as a child on a terminal, types `lines`, each when `prompt` shows up, and returns the
-/// screen.
-fn on_a_terminal(test: &str, prompt: &str, lines: &[&str]) -> String {
-    let exe = std::env::current_exe().unwrap();
-    let mut child = Command::new("script")
-        .args(["-qec", &format!("'{}' --exact {test} --nocapture", exe.display()), "/dev/null"])
-        .env("MAPREDUCE_TEST_CHILD", "1")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("script, of util-linux");
-    let (mut keyboard, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-    let watchdog = child.id();
-    let (done, ended) = std::sync::mpsc::channel::<()>();
-    std::thread::spawn(move || {
-        if ended.recv_timeout(LIMIT).is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Timeout) {
-            processes::signal(watchdog, rustix::process::Signal::KILL);
-        }
+#[test]
+fn key_that_others_can_read_is_not_used() {
+    with_deadline(LIMIT, || {
+        let lab = Lab::start(1);
+        fs::set_permissions(lab.client_key(), fs::Permissions::from_mode(0o644)).unwrap();
+        let said = report(&connect(&lab, 0).unwrap_err());
+        let advice = format!("chmod 600 {}", lab.client_key().display());
+        assert!(said.contains("others can read it (its mode is 644)") && said.contains(&advice), "{said}");
+        tool(Command::new("sh").arg("-c").arg(advice));
+        logged_in(&lab, 0);
     });
-    let (mut screen, mut chunk, mut answered) = (String::new(), [0; 4096], 0);
-    while let Ok(n) = output.read(&mut chunk) {
-        if n == 0 {
-            break;
-        }
-        screen += &String::from_utf8_lossy(&chunk[..n]);
-        while answered < lines.len() && screen.matches(prompt).count() > answered {
-            // The program switches the echo off after it has asked, and drops what was typed before.
-            std::thread::sleep(Duration::from_millis(300));
-            keyboard.write_all(lines[answered].as_bytes()).unwrap();
-            answered += 1;
-        }
-    }
-    drop(done);
-    child.wait().unwrap();
-    screen
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! SSH: sessions against real sshds.
 
+mod hostile;
 mod jump;
 mod login;
 mod silence;
 mod transfer;
 mod trust;
+mod tunnel;
 
 use std::process::Command;
 use std::time::Duration;
