@@ -7,6 +7,7 @@ mod discover;
 mod exact;
 mod examples;
 mod faults;
+mod guests;
 mod harness;
 mod output;
 mod portable;

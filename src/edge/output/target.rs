@@ -151,7 +151,8 @@ impl Place {
         let temporary = tempfile::Builder::new()
             .prefix(&prefix)
             .suffix(".part")
-            .permissions(Permissions::from_mode(0o666))
+            // What replaces a file that is for its user alone must be so from the beginning.
+            .permissions(Permissions::from_mode(if mode.is_some() { 0o600 } else { 0o666 }))
             .tempfile_in(directory)
             .map_err(without_path)
             .with_context(|| format!("{name}: cannot be created"))?;
@@ -220,6 +221,10 @@ mod tests {
         let mut target = Target::file(&path).unwrap();
         target.write_all(b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"old");
+        for name in names(directory.path()).iter().filter(|name| name.ends_with(".part")) {
+            let mode = fs::metadata(directory.path().join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "what is not finished is for nobody else");
+        }
         target.finish().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
