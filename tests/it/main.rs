@@ -17,5 +17,6 @@ mod run;
 mod serve;
 mod sim;
 mod ssh;
+mod terminal;
 mod tidy;
 mod words;

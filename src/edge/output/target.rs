@@ -1,7 +1,7 @@
 //! Target: where encoded bytes go: a file that appears whole, or something that is written as it comes.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -100,6 +100,11 @@ impl Target {
             self.begun = self.written;
         }
         Ok(())
+    }
+
+    /// Tells whether people look at it as it is written.
+    pub fn is_terminal(&self) -> bool {
+        matches!(&self.place, Place::Direct(file) if file.is_terminal())
     }
 
     fn new(name: String, place: Place) -> Self {

@@ -106,8 +106,8 @@ pub fn make_sticky(dir: &Path) {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o1777)).expect("a directory of ours");
 }
 
-/// All that is in `dir`, one a line: kind and rights, owner, group, size, time, name, where it leads; and what the files
-/// hold. Equal if nothing has been changed.
+/// All that is in `dirs`, one a line: kind and rights, owner, group, size, links, time, name, where it leads; and what
+/// the files hold. Equal if nothing has been changed.
 pub fn inventory(dirs: &[PathBuf]) -> String {
     let mut command = Command::new("find");
     command.args(dirs).args(["-printf", "%M %U %G %s %n %T@ %p %l\\n"]);
