@@ -22,7 +22,7 @@ pub use failure::{CommandError, Exit};
 
 use convert::{Action, Parsed};
 
-use super::{deploy, discover, run, serve, status, stop};
+use super::{deploy, discover, identity, run, serve, status, stop};
 
 /// Runs the command line of a program whose job is `J`: the whole of its `main`.
 pub fn main<J: Job>() -> ExitCode {
@@ -74,6 +74,7 @@ fn perform<J: Job>(action: Action<J::Params>, console: &Console) -> Result<(), C
         Action::Discover(options) => discover::discover(&options, console),
         Action::Deploy(options) => deploy::deploy(&options, console),
         Action::Serve(options) => serve::serve::<J>(&options, console),
+        Action::Identity(options) => identity::identity(&options, console),
         Action::Run(options, params) => run::run::<J>(&options, params, console),
         Action::Status(options) => status::status(&options, console),
         Action::Stop(options) => stop::stop(&options, console),

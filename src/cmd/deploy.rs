@@ -13,10 +13,11 @@ use self::host::{Deployed, Deployment, Gate};
 use self::journal::{Closed, Journal};
 use super::cli::CommandError;
 use super::{failures, fanout};
-use crate::edge::cluster::{Cluster, Record};
+use crate::edge::cluster::{Cluster, Protection, Record};
 use crate::edge::console::Console;
 use crate::edge::failure::HostFailure;
 use crate::edge::hosts::{Host, HostsFile};
+use crate::edge::identity::Authority;
 use crate::edge::packed::Packer;
 use crate::edge::program::Program;
 use crate::edge::ssh::SshOptions;
@@ -39,6 +40,8 @@ pub struct DeployOptions {
     /// Bound on each step.
     pub timeout: Duration,
     pub ssh_rate: Option<(u32, Duration)>,
+    /// Not to encrypt what client and workers say.
+    pub plaintext: bool,
     /// Handed on to `serve`.
     pub threads: Option<usize>,
     pub memory: Option<u64>,
@@ -56,7 +59,15 @@ pub fn deploy(options: &DeployOptions, console: &Console) -> Result<(), CommandE
     let ssh = SshOptions::from_env(options.timeout);
     let record = Record::hold(&options.hosts)?;
     let former = failures::load_record(&options.hosts, console)?;
-    let cluster = Cluster::fresh(&program.digest)?;
+    let authority = (!options.plaintext).then(Authority::fresh).transpose()?;
+    let protection = match &authority {
+        Some(authority) => Protection::Encrypted(authority.client()?),
+        None => {
+            console.warn(PLAINTEXT_WARNING);
+            Protection::Plaintext
+        }
+    };
+    let cluster = Cluster::fresh(&program.digest, protection)?;
     console.detail(&format!(
         "deploying {} ({}, SHA-256 {}) to {}",
         program.path.display(),
@@ -71,7 +82,9 @@ pub fn deploy(options: &DeployOptions, console: &Console) -> Result<(), CommandE
         packer: Packer::default(),
         former: former.as_ref().map(|former| former.places.clone()).unwrap_or_default(),
         journal: Journal::open(record, former, cluster.clone()),
+        wire: cluster.wire()?,
         cluster,
+        authority,
         gate: Gate::new(options.shared_dir.is_some()),
         sent: AtomicU64::new(0),
     };
@@ -80,6 +93,9 @@ pub fn deploy(options: &DeployOptions, console: &Console) -> Result<(), CommandE
     let closed = deployment.journal.close()?;
     conclude(hosts.len(), failed, &closed, options, console)
 }
+
+const PLAINTEXT_WARNING: &str = "no encryption: who reaches the workers can run jobs there, and who sees the network reads the input; \
+     `run` must say --insecure-plaintext, too";
 
 fn deploy_to_all(
     deployment: &Deployment,

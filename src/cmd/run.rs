@@ -60,6 +60,12 @@ pub struct RunOptions {
     pub compress: Compress,
     /// Whether splits that are late are executed twice.
     pub backups: bool,
+    /// Of workers that were started by hand with it.
+    pub identity: Option<PathBuf>,
+    /// Not to encrypt, although it is not on loopback alone.
+    pub plaintext: bool,
+    /// To reach deployed workers through SSH, whatever the record says.
+    pub via_ssh: bool,
 }
 
 /// Runs the job.

@@ -4,14 +4,17 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use crossbeam_channel::Receiver;
 
 use super::cli::CommandError;
 use crate::edge::console::Console;
 use crate::edge::daemon::{self, Detached, Orders};
+use crate::edge::identity::SharedIdentity;
+use crate::edge::net::{self, Wire};
 use crate::edge::signals::stop_signal;
-use crate::edge::{machine, net, output};
+use crate::edge::tls::Tls;
+use crate::edge::{machine, output};
 use crate::job::Job;
 use crate::runtime::serve::{Log, WorkerOptions};
 
@@ -27,6 +30,10 @@ pub struct ServeOptions {
     pub memory: Option<u64>,
     /// Ends the worker after such a time without a job; never if `None`.
     pub idle_timeout: Option<Duration>,
+    /// Says who the worker is, and whom it serves.
+    pub identity: Option<PathBuf>,
+    /// Not to encrypt, wherever it listens.
+    pub plaintext: bool,
     /// Set by `deploy` only: the worker's own directory. The worker reads its start-up orders (JSON) from standard
     /// input, detaches itself, and reports port and pid as one line of JSON on standard output.
     pub detach: Option<PathBuf>,
@@ -54,23 +61,18 @@ pub fn serve<J: Job>(options: &ServeOptions, console: &Console) -> Result<(), Co
 }
 
 fn in_foreground<J: Job>(options: &ServeOptions, console: &Console) -> Result<(), CommandError> {
-    if !options.bind.is_loopback() {
-        let cause =
-            anyhow!("a worker started by hand has no cluster key, so that it listens on loopback only");
-        return Err(
-            CommandError::usage(cause).advise("deploy, which gives its workers a key, or leave --bind out")
-        );
-    }
+    let wire = wire_by_hand(options, console)?;
     let stop = stop_signal();
     let (listener, address) = listen(options)?;
     let log: Log = if console.quiet { Box::new(|_| {}) } else { Box::new(daemon::log_to_stderr(u64::MAX)) };
-    let work = worker_options(options, address.to_string(), None);
+    let work = worker_options(options, address.to_string(), String::new());
     log(&format!(
-        "listening on {address}: {} threads, {} for jobs; `run FILE --workers {address}` uses it",
+        "listening on {address}: {} threads, {} for jobs; `run FILE --workers {address}{}` uses it",
         work.threads,
         crate::edge::table::bytes(work.memory),
+        options.identity.as_ref().map_or_else(String::new, |file| format!(" --identity {}", file.display())),
     ));
-    serve_until::<J>(listener, work, stop.clone(), log)?;
+    serve_until::<J>(listener, wire, work, stop.clone(), log)?;
     // A worker that ended by itself was idle; one that was told to is interrupted.
     if stop.try_recv() == Err(crossbeam_channel::TryRecvError::Empty) {
         return Ok(());
@@ -78,15 +80,40 @@ fn in_foreground<J: Job>(options: &ServeOptions, console: &Console) -> Result<()
     Err(CommandError::interrupted())
 }
 
+/// Says how a worker that was started by hand speaks. Without an identity anybody may use it who reaches it, so that on
+/// loopback alone it needs no leave.
+fn wire_by_hand(options: &ServeOptions, console: &Console) -> Result<Wire, CommandError> {
+    if let Some(file) = &options.identity {
+        return Ok(Wire::Encrypted(Tls::new(&SharedIdentity::load(file)?.worker)?));
+    }
+    if !options.bind.is_loopback() {
+        if !options.plaintext {
+            let cause = anyhow!("without an identity, a worker listens on loopback only");
+            return Err(CommandError::usage(cause)
+                .advise("`identity FILE`, then serve --identity FILE, or deploy, which does all that"));
+        }
+        console.warn(&format!(
+            "no encryption: whoever reaches {} can run jobs here and read what others send",
+            options.bind
+        ));
+    }
+    Ok(Wire::by_hand())
+}
+
 fn detached<J: Job>(options: &ServeOptions, directory: &Path, orders: Orders) -> anyhow::Result<()> {
+    let wire = match &orders.identity {
+        Some(identity) => Wire::Encrypted(Tls::new(identity)?),
+        None if options.plaintext => Wire::Plaintext { cluster: orders.cluster.clone() },
+        None => bail!("there is no identity among the orders"),
+    };
     let stop = stop_signal();
     let detached = Detached::enter(directory)?;
     let (listener, address) = listen(options)?;
     let log: Log = Box::new(daemon::log_to_stderr(daemon::LOG_LIMIT));
-    let work = worker_options(options, orders.name, Some(orders.key.0));
+    let work = worker_options(options, orders.name, orders.cluster);
     log(&format!("worker of {} listening on {address}: {} threads", work.name, work.threads));
     detached.report(address.port())?;
-    serve_until::<J>(listener, work, stop, log)?;
+    serve_until::<J>(listener, wire, work, stop, log)?;
     detached.remove();
     Ok(())
 }
@@ -99,10 +126,10 @@ fn listen(options: &ServeOptions) -> anyhow::Result<(TcpListener, SocketAddr)> {
     Ok((listener, address))
 }
 
-fn worker_options(options: &ServeOptions, name: String, key: Option<String>) -> WorkerOptions {
+fn worker_options(options: &ServeOptions, name: String, cluster: String) -> WorkerOptions {
     WorkerOptions {
         name,
-        key,
+        cluster,
         threads: options.threads.unwrap_or_else(machine::threads),
         memory: options.memory.unwrap_or_else(machine::memory_for_jobs),
         idle_timeout: options.idle_timeout,
@@ -112,9 +139,10 @@ fn worker_options(options: &ServeOptions, name: String, key: Option<String>) -> 
 
 fn serve_until<J: Job>(
     listener: TcpListener,
+    wire: Wire,
     options: WorkerOptions,
     stop: Receiver<()>,
     log: Log,
 ) -> anyhow::Result<()> {
-    net::serve::<J>(listener, options, stop, log).context("serving")
+    net::serve::<J>(listener, wire, options, stop, log).context("serving")
 }

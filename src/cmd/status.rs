@@ -32,8 +32,9 @@ pub fn status(options: &StatusOptions, console: &Console) -> Result<(), CommandE
         let error = anyhow!("no cluster is deployed with {}", options.hosts.display());
         return Err(CommandError::from(error).advise("deploy, with the same --hosts FILE"));
     };
+    let wire = cluster.wire()?;
     let ask = |_: usize, worker: &DeployedWorker| {
-        net::ask_status(worker.address, Some(&cluster.key), options.timeout)
+        net::ask_status(worker.address, &wire, &worker.name, options.timeout)
     };
     let answers = fanout::each(&cluster.workers, PARALLEL, None, ask, |_| {})?;
     let silent = answers.iter().filter(|answer| answer.is_err()).count();
@@ -82,17 +83,20 @@ fn render(cluster: &Cluster, answers: &[anyhow::Result<WorkerStatus>]) -> String
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::edge::cluster::Protection;
     use crate::edge::failure::HostName;
 
     #[test]
     fn table_has_a_row_for_each_worker() {
-        let mut cluster = Cluster::fresh("d").unwrap();
+        let mut cluster = Cluster::fresh("d", Protection::Plaintext).unwrap();
         for (host, port) in [("h1", 4000), ("h2", 4001)] {
             cluster.workers.push(DeployedWorker {
                 host: HostName(host.into()),
                 address: format!("10.0.0.1:{port}").parse().unwrap(),
                 pid: 77,
                 worker_dir: String::new(),
+                name: String::new(),
+                via_ssh: false,
             });
         }
         let up = WorkerStatus {

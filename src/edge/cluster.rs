@@ -1,7 +1,7 @@
 //! Cluster: the record of what was deployed where, kept in `.mapreduce/` beside the hosts file.
 //!
 //! Invariant: whatever may be on a host is recorded before it gets there, so that an interrupted `deploy` leaves
-//! nothing that `stop` would not find. The record holds the cluster key, so it is the user's alone (0700, 0600) and is
+//! nothing that `stop` would not find. The record holds the client's private key, so it is the user's alone (0700, 0600) and is
 //! believed only if it belongs to the user.
 
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
@@ -12,33 +12,24 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::failure::HostName;
 use super::hex;
 use super::hosts::Host;
+use super::identity::Identity;
+use super::net::Wire;
 use super::ssh::Target;
+use super::tls::Tls;
 
-/// The secret that client and workers of one cluster share; a connection that does not present it is refused.
-///
-/// It keeps clusters apart and strangers' programs out. It travels in the clear until connections are encrypted.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct ClusterKey(pub String);
-
-impl ClusterKey {
-    /// Makes a key that nobody has seen.
-    ///
-    /// # Errors
-    /// If the system has no randomness to give.
-    pub fn fresh() -> anyhow::Result<ClusterKey> {
-        Ok(ClusterKey(hex::random(KEY_BYTES)?))
-    }
-}
-
-impl std::fmt::Debug for ClusterKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ClusterKey(..)")
-    }
+/// How client and workers of one cluster speak with each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protection {
+    /// With the client's identity.
+    Encrypted(Identity),
+    /// The user trusts the wire.
+    Plaintext,
 }
 
 /// A deployed worker.
@@ -50,6 +41,10 @@ pub struct DeployedWorker {
     pub pid: u32,
     /// The worker's own directory on the host: pid, port, log.
     pub worker_dir: String,
+    /// The name in the worker's certificate.
+    pub name: String,
+    /// Whether its port could not be reached when it was deployed, but through SSH: then others do so, too.
+    pub via_ssh: bool,
 }
 
 /// A directory on a host where something of a deployment may be, and how to log in there: what `stop` visits.
@@ -89,7 +84,7 @@ impl Place {
     }
 }
 
-/// The deployed workers and their shared key.
+/// The deployed workers and how to speak with them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cluster {
     /// Tells the workers of this deployment from those of another on the same host; not a secret.
@@ -98,7 +93,7 @@ pub struct Cluster {
     pub version: String,
     /// SHA-256 of the program, in hexadecimal.
     pub digest: String,
-    pub key: ClusterKey,
+    pub protection: Protection,
     /// Those that are ready, in the order of the hosts file. None if the deployment was interrupted early.
     pub workers: Vec<DeployedWorker>,
     /// Everywhere that something may be, also from former deployments.
@@ -113,9 +108,6 @@ pub struct Damaged {
     what: String,
 }
 
-/// Bytes of randomness in a cluster key: 256 bits, beyond guessing.
-const KEY_BYTES: usize = 32;
-
 /// Bytes of randomness in a cluster id: 64 bits, beyond chance.
 const ID_BYTES: usize = 8;
 
@@ -123,18 +115,29 @@ const ID_BYTES: usize = 8;
 const RECORD_LIMIT: u64 = 16 << 20;
 
 impl Cluster {
-    /// Makes a cluster without workers, with a fresh id and key.
+    /// Makes a cluster without workers, with a fresh id.
     ///
     /// # Errors
     /// If the system has no randomness to give.
-    pub fn fresh(digest: &str) -> anyhow::Result<Cluster> {
+    pub fn fresh(digest: &str, protection: Protection) -> anyhow::Result<Cluster> {
         Ok(Cluster {
             id: hex::random(ID_BYTES)?,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             digest: digest.to_owned(),
-            key: ClusterKey::fresh()?,
+            protection,
             workers: Vec::new(),
             places: Vec::new(),
+        })
+    }
+
+    /// Returns how to speak with the workers.
+    ///
+    /// # Errors
+    /// If the identity in the record is damaged.
+    pub fn wire(&self) -> anyhow::Result<Wire> {
+        Ok(match &self.protection {
+            Protection::Encrypted(identity) => Wire::Encrypted(Tls::new(identity)?),
+            Protection::Plaintext => Wire::Plaintext { cluster: self.id.clone() },
         })
     }
 
@@ -147,7 +150,7 @@ impl Cluster {
         if !check_owner(&directory)? || !check_owner(&file)? {
             return Ok(None);
         }
-        let mut text = Vec::new();
+        let mut text = Zeroizing::new(Vec::new());
         File::open(&file)
             .and_then(|open| open.take(RECORD_LIMIT + 1).read_to_end(&mut text))
             .with_context(|| format!("reading {}", file.display()))?;
@@ -206,7 +209,7 @@ impl Record {
     /// If it cannot be written.
     pub fn save(&self, cluster: &Cluster) -> anyhow::Result<()> {
         let write = || -> io::Result<()> {
-            let mut text = serde_json::to_vec_pretty(cluster)?;
+            let mut text = Zeroizing::new(serde_json::to_vec_pretty(cluster)?);
             text.push(b'\n');
             // A named temporary file is created with mode 0600.
             let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.directory)?;
@@ -285,14 +288,18 @@ fn check_owner(path: &Path) -> anyhow::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::edge::identity::Authority;
 
     fn sample() -> Cluster {
-        let mut cluster = Cluster::fresh("d1").unwrap();
+        let identity = Authority::fresh().unwrap().client().unwrap();
+        let mut cluster = Cluster::fresh("d1", Protection::Encrypted(identity)).unwrap();
         cluster.workers.push(DeployedWorker {
             host: HostName("h1".into()),
             address: "127.0.0.2:4000".parse().unwrap(),
             pid: 7,
             worker_dir: "/tmp/x/worker-1".into(),
+            name: "worker-0.mapreduce".into(),
+            via_ssh: false,
         });
         cluster
     }
@@ -370,10 +377,10 @@ mod tests {
     }
 
     #[test]
-    fn keys_differ_and_are_redacted() {
-        let (a, b) = (ClusterKey::fresh().unwrap(), ClusterKey::fresh().unwrap());
-        assert_ne!(a, b);
-        assert_eq!(a.0.len(), 2 * KEY_BYTES);
-        assert_eq!(format!("{a:?}"), "ClusterKey(..)");
+    fn neither_keys_nor_a_record_without_protection_are_taken_for_something_else() {
+        assert!(!format!("{:?}", sample()).contains("key"));
+        let mut json = serde_json::to_value(sample()).unwrap();
+        json.as_object_mut().unwrap().remove("protection");
+        assert!(serde_json::from_value::<Cluster>(json).is_err(), "it is not plaintext by default");
     }
 }

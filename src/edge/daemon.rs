@@ -18,13 +18,17 @@ use std::time::SystemTime;
 use anyhow::{Context, anyhow, bail};
 use rustix::process::{nice, setsid, umask};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
-use super::cluster::ClusterKey;
+use super::identity::Identity;
 
 /// What `deploy` tells a worker on standard input.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Orders {
-    pub key: ClusterKey,
+    /// Who the worker is to the client and its peers; `None` where the user trusts the wire.
+    pub identity: Option<Identity>,
+    /// The cluster's id.
+    pub cluster: String,
     /// The worker's name: its host's, as the user wrote it.
     pub name: String,
     /// Whether this is the second process, which is the worker.
@@ -45,7 +49,7 @@ impl Orders {
     /// # Errors
     /// If they cannot be read; the reason does not repeat them.
     pub fn read(from: impl Read) -> anyhow::Result<Orders> {
-        let mut text = Vec::new();
+        let mut text = Zeroizing::new(Vec::new());
         from.take(ORDERS_LIMIT).read_to_end(&mut text).context("reading orders from standard input")?;
         serde_json::from_slice(&text)
             .map_err(|_| anyhow!("standard input holds no orders: `serve --detach` is for `deploy` to use"))
@@ -55,8 +59,8 @@ impl Orders {
     ///
     /// # Errors
     /// If they cannot be written as JSON.
-    pub fn to_line(&self) -> anyhow::Result<String> {
-        serde_json::to_string(self).context("writing orders")
+    pub fn to_line(&self) -> anyhow::Result<Zeroizing<String>> {
+        serde_json::to_string(self).map(Zeroizing::new).context("writing orders")
     }
 }
 
@@ -163,7 +167,7 @@ const NICENESS: i32 = 10;
 /// Half of the scale: of several processes that could be ended for want of memory, the worker is.
 const OOM_SCORE: &str = "500";
 
-/// Bound on the length of orders, in bytes; they have some two hundred.
+/// Bound on the length of orders, in bytes; they have some two thousand.
 const ORDERS_LIMIT: u64 = 64 << 10;
 
 /// Bound on what the second process may say before it listens, in bytes.
@@ -236,26 +240,25 @@ fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::edge::identity::Authority;
 
     #[test]
     fn orders_survive_the_pipe() {
-        let orders = Orders { key: ClusterKey("k".into()), name: "tp-1".into(), detached: false };
-        let read = Orders::read(orders.to_line().unwrap().as_bytes()).unwrap();
-        assert_eq!((read.key, read.name, read.detached), (orders.key, orders.name, false));
+        let identity = Some(Authority::fresh().unwrap().worker("worker-1.mapreduce").unwrap());
+        let orders = Orders { identity, cluster: "c".into(), name: "tp-1".into(), detached: false };
+        let line = orders.to_line().unwrap();
+        assert!(line.len() as u64 * 4 < ORDERS_LIMIT);
+        let read = Orders::read(line.as_bytes()).unwrap();
+        assert_eq!((read.identity, read.cluster), (orders.identity, orders.cluster));
+        assert_eq!((read.name, read.detached), (orders.name, false));
     }
 
     #[test]
     fn bad_orders_are_refused_without_repeating_them() {
-        let error = format!("{:#}", Orders::read(&b"{\"key\": 7, \"name\": \"s3cret\"}"[..]).unwrap_err());
+        let error =
+            format!("{:#}", Orders::read(&b"{\"identity\": 7, \"name\": \"s3cret\"}"[..]).unwrap_err());
         assert!(!error.contains("s3cret"), "{error}");
         assert!(Orders::read(&b""[..]).is_err());
-        assert!(
-            !format!(
-                "{:?}",
-                Orders { key: ClusterKey("s3cret".into()), name: String::new(), detached: true }
-            )
-            .contains("s3cret")
-        );
     }
 
     #[test]

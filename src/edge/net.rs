@@ -1,43 +1,111 @@
-//! Net: connections, made and accepted here and nowhere else. Plain TCP for now; encryption has its place here.
+//! Net: connections, made and accepted here and nowhere else: over TCP or what an SSH session carries, encrypted or not.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use crossbeam_channel::Receiver;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::TcpKeepalive;
 
 use crate::job::Job;
 use crate::runtime::greet::{GreetError, greet};
-use crate::runtime::link::{Connection, Control, Listen, Network};
+use crate::runtime::link::{Connection, Control, Knock, Listen, Network};
 use crate::runtime::serve::{Log, WorkerOptions};
 use crate::wire::message::{Role, Welcome};
 
-use super::cluster::ClusterKey;
+use super::tls::{Shaken, Tls};
 
-/// TCP, as it is.
-pub struct Tcp;
+/// How connections are protected.
+#[derive(Clone)]
+pub enum Wire {
+    /// As they are: on loopback, or where the user said so. The cluster's id keeps clusters apart, against no enemy.
+    Plaintext {
+        cluster: String,
+    },
+    Encrypted(Tls),
+}
 
-impl Network for Tcp {
-    fn connect(&self, address: &str, timeout: Duration) -> io::Result<Connection> {
-        let address: SocketAddr =
-            address.parse().map_err(|_| io::Error::other(format!("{address:?} is not an address")))?;
-        connection(TcpStream::connect_timeout(&address, timeout)?, address)
+impl Wire {
+    /// Speaks with workers that were started by hand, on this machine.
+    #[must_use]
+    pub fn by_hand() -> Wire {
+        Wire::Plaintext { cluster: String::new() }
+    }
+
+    /// Makes a connection over `socket`, which is connected to `peer`, who must be `name` where that can be proven.
+    fn dial(&self, socket: Socket, peer: String, name: &str, limit: Duration) -> io::Result<Connection> {
+        match self {
+            Wire::Plaintext { .. } => Ok(plain(socket, peer)),
+            Wire::Encrypted(tls) => Ok(sealed(tls.connect(&socket, name, limit)?, socket, peer)),
+        }
+    }
+
+    /// Returns what connections of this cluster say it is; proven ones need not.
+    pub fn cluster(&self) -> &str {
+        match self {
+            Wire::Plaintext { cluster } => cluster,
+            Wire::Encrypted(_) => "",
+        }
     }
 }
 
-struct Accepting(TcpListener);
+/// Connects over TCP.
+impl Network for Wire {
+    fn connect(&self, address: &str, name: &str, timeout: Duration) -> io::Result<Connection> {
+        let address: SocketAddr =
+            address.parse().map_err(|_| io::Error::other(format!("{address:?} is not an address")))?;
+        let end = Instant::now() + timeout;
+        let mut tries = 0;
+        loop {
+            let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let socket = Socket::tcp(TcpStream::connect_timeout(&address, left)?)?;
+            let left = end.saturating_duration_since(Instant::now());
+            match self.dial(socket, address.to_string(), name, left) {
+                // A worker that strangers besiege takes the newest of those who are at its door.
+                Err(error) if is_turned_away(&error) && tries < DOOR_TRIES && Instant::now() < end => {
+                    tries += 1;
+                    std::thread::sleep(DOOR_PAUSE);
+                }
+                dialled => return dialled,
+            }
+        }
+    }
+}
+
+/// How often to knock again at a door that was shut in the middle of the handshake.
+const DOOR_TRIES: u32 = 3;
+
+const DOOR_PAUSE: Duration = Duration::from_millis(50);
+
+fn is_turned_away(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe
+    )
+}
+
+struct Accepting {
+    listener: TcpListener,
+    wire: Wire,
+}
 
 impl Listen for Accepting {
-    fn accept(&self) -> io::Result<Connection> {
-        let (stream, peer) = self.0.accept()?;
-        connection(stream, peer)
+    fn accept(&self) -> io::Result<Knock> {
+        let (stream, peer) = self.listener.accept()?;
+        let socket = Socket::tcp(stream)?;
+        let (wire, control) = (self.wire.clone(), Arc::new(socket.clone()));
+        let open = move |limit| match wire {
+            Wire::Plaintext { .. } => Ok(plain(socket, peer.to_string())),
+            Wire::Encrypted(tls) => Ok(sealed(tls.accept(&socket, limit)?, socket, peer.to_string())),
+        };
+        Ok(Knock { control, host: peer.ip().to_string(), peer: peer.to_string(), open: Box::new(open) })
     }
 
     fn wake(&self) {
-        if let Ok(mut address) = self.0.local_addr() {
+        if let Ok(mut address) = self.listener.local_addr() {
             if address.ip().is_unspecified() {
                 address.set_ip(match address.ip() {
                     IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
@@ -50,44 +118,12 @@ impl Listen for Accepting {
     }
 }
 
-/// One socket for all who read it, write it or end it: a worker has many, and each is an open file.
+/// One socket for all who read it, write it or end it: a worker has many, and each is an open file. It may be a TCP
+/// connection, or our end of a pair whose other end an SSH session carries on.
 #[derive(Clone)]
-struct Socket(Arc<TcpStream>);
-
-impl Read for Socket {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        (&*self.0).read(into)
-    }
-}
-
-impl Write for Socket {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        (&*self.0).write(bytes)
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        (&*self.0).write_vectored(slices)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        (&*self.0).flush()
-    }
-}
-
-impl Control for Socket {
-    fn set_deadline(&self, deadline: Duration) -> io::Result<()> {
-        self.0.set_read_timeout(Some(deadline))?;
-        self.0.set_write_timeout(Some(deadline))?;
-        // Bytes that the other side's kernel does not acknowledge end the connection, too.
-        #[cfg(target_os = "linux")]
-        SockRef::from(&*self.0).set_tcp_user_timeout(Some(deadline))?;
-        Ok(())
-    }
-
-    fn close(&self) {
-        // It may be closed already.
-        let _ = self.0.shutdown(Shutdown::Both);
-    }
+pub struct Socket {
+    inner: Arc<socket2::Socket>,
+    is_tcp: bool,
 }
 
 /// How long a connection may be idle before the kernel asks whether the other side is there.
@@ -97,18 +133,90 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// would say little of the link behind it.
 const UNSENT_BYTES: u32 = 256 << 10;
 
-fn connection(stream: TcpStream, peer: SocketAddr) -> io::Result<Connection> {
-    stream.set_nodelay(true)?;
-    #[cfg(target_os = "linux")]
-    SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES)?;
-    SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
-    let socket = Socket(Arc::new(stream));
-    Ok(Connection {
+impl Socket {
+    /// Takes a TCP connection.
+    ///
+    /// # Errors
+    /// If it is gone already.
+    pub fn tcp(stream: TcpStream) -> io::Result<Socket> {
+        stream.set_nodelay(true)?;
+        let socket = socket2::Socket::from(stream);
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+        Ok(Socket { inner: Arc::new(socket), is_tcp: true })
+    }
+
+    /// Takes our end of a pair of sockets.
+    pub fn of_pair(end: OwnedFd) -> Socket {
+        Socket { inner: Arc::new(end.into()), is_tcp: false }
+    }
+
+    /// Bounds every single read and write from now on.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub fn bound(&self, deadline: Duration) -> io::Result<()> {
+        self.inner.set_read_timeout(Some(deadline))?;
+        self.inner.set_write_timeout(Some(deadline))?;
+        // Bytes that the other side's kernel does not acknowledge end the connection, too.
+        #[cfg(target_os = "linux")]
+        if self.is_tcp {
+            self.inner.set_tcp_user_timeout(Some(deadline))?;
+        }
+        Ok(())
+    }
+}
+
+impl Read for Socket {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        (&*self.inner).read(into)
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self.inner).write(bytes)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&*self.inner).write_vectored(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (&*self.inner).flush()
+    }
+}
+
+impl Control for Socket {
+    fn set_deadline(&self, deadline: Duration) -> io::Result<()> {
+        self.bound(deadline)
+    }
+
+    fn close(&self) {
+        // It may be closed already.
+        let _ = self.inner.shutdown(Shutdown::Both);
+    }
+}
+
+fn plain(socket: Socket, peer: String) -> Connection {
+    Connection {
         reader: Box::new(socket.clone()),
         writer: Box::new(socket.clone()),
         control: Arc::new(socket),
-        peer: peer.to_string(),
-    })
+        peer,
+        proven: None,
+    }
+}
+
+fn sealed(Shaken { reader, writer, name }: Shaken, socket: Socket, peer: String) -> Connection {
+    Connection {
+        reader: Box::new(reader),
+        writer: Box::new(writer),
+        control: Arc::new(socket),
+        peer,
+        proven: Some(name),
+    }
 }
 
 /// Resolves `HOST:PORT`; of several addresses an IPv4 one is preferred, for the lab's hosts answer there.
@@ -122,24 +230,58 @@ pub fn resolve(address: &str) -> anyhow::Result<SocketAddr> {
     preferred.copied().with_context(|| format!("{address} has no address"))
 }
 
-/// Connects to the worker at `address` and greets it.
+/// Greets the worker `name` over `connection`.
+fn welcome(
+    connected: io::Result<Connection>,
+    wire: &Wire,
+    at: &str,
+    role: Role,
+    timeout: Duration,
+) -> anyhow::Result<(Connection, Welcome)> {
+    let mut connection = match connected {
+        Err(error) if matches!(wire, Wire::Encrypted(_)) && is_turned_away(&error) => bail!(
+            "what listens at {at} ended the handshake: it is no worker of this cluster, or one without encryption"
+        ),
+        connected => connected.with_context(|| format!("cannot connect to {at}"))?,
+    };
+    match greet(&mut connection, wire.cluster(), role, timeout) {
+        Ok(welcome) => Ok((connection, welcome)),
+        Err(GreetError::Stranger) if matches!(wire, Wire::Plaintext { .. }) => {
+            bail!("what listens at {at} is not a mapreduce worker, or one that wants an encrypted connection")
+        }
+        Err(GreetError::Stranger) => bail!("what listens at {at} is not a mapreduce worker"),
+        Err(error) => Err(error).with_context(|| format!("cannot greet the worker at {at}")),
+    }
+}
+
+/// Connects to the worker `name` at `address` and greets it.
 ///
 /// # Errors
 /// If there is none, or it refuses.
 pub fn reach(
     address: SocketAddr,
-    key: Option<&ClusterKey>,
+    wire: &Wire,
+    name: &str,
     role: Role,
     timeout: Duration,
 ) -> anyhow::Result<(Connection, Welcome)> {
-    let mut connection =
-        Tcp.connect(&address.to_string(), timeout).with_context(|| format!("cannot connect to {address}"))?;
-    let key = key.map_or("", |key| key.0.as_str());
-    match greet(&mut connection, key, role, timeout) {
-        Ok(welcome) => Ok((connection, welcome)),
-        Err(GreetError::Stranger) => bail!("what listens at {address} is not a mapreduce worker"),
-        Err(error) => Err(error).with_context(|| format!("cannot greet the worker at {address}")),
-    }
+    let at = address.to_string();
+    welcome(wire.connect(&at, name, timeout), wire, &at, role, timeout)
+}
+
+/// Greets the worker `name` over `socket`, which leads to it in some other way; `at` says where, for messages.
+///
+/// # Errors
+/// As [`reach`].
+pub fn reach_over(
+    socket: Socket,
+    at: &str,
+    wire: &Wire,
+    name: &str,
+    role: Role,
+    timeout: Duration,
+) -> anyhow::Result<(Connection, Welcome)> {
+    welcome(wire.dial(socket, at.to_owned(), name, timeout), wire, at, role, timeout)
 }
 
 /// How a worker is.
@@ -156,26 +298,32 @@ pub struct WorkerStatus {
     pub memory_bytes: u64,
 }
 
-/// Asks the worker at `address` how it is. That it answers proves that its port is reachable, that it belongs to the
-/// cluster of `key`, and which version it is.
+/// Asks the worker `name` at `address` how it is. That it answers proves that its port is reachable, that it belongs to
+/// the cluster, and which version it is.
 ///
 /// # Errors
 /// If there is none, or it refuses.
 pub fn ask_status(
     address: SocketAddr,
-    key: Option<&ClusterKey>,
+    wire: &Wire,
+    name: &str,
     timeout: Duration,
 ) -> anyhow::Result<WorkerStatus> {
-    let (connection, welcome) = reach(address, key, Role::Status, timeout)?;
+    reach(address, wire, name, Role::Status, timeout).map(status_of)
+}
+
+/// Makes of a worker's answer how it is, and ends the connection.
+#[must_use]
+pub fn status_of((connection, welcome): (Connection, Welcome)) -> WorkerStatus {
     connection.control.close();
-    Ok(WorkerStatus {
+    WorkerStatus {
         version: welcome.program,
         pid: welcome.pid,
         uptime: Duration::from_millis(welcome.uptime_ms),
         threads: welcome.threads as usize,
         jobs: welcome.running_jobs as usize,
         memory_bytes: welcome.memory_bytes,
-    })
+    }
 }
 
 /// Serves on `listener` until `stop` gets a value or the worker has been idle for long enough.
@@ -184,9 +332,11 @@ pub fn ask_status(
 /// If threads cannot be started.
 pub fn serve<J: Job>(
     listener: TcpListener,
+    wire: Wire,
     options: WorkerOptions,
     stop: Receiver<()>,
     log: Log,
 ) -> io::Result<()> {
-    crate::runtime::serve::serve::<J>(Arc::new(Accepting(listener)), Arc::new(Tcp), options, stop, log)
+    let accepting = Arc::new(Accepting { listener, wire: wire.clone() });
+    crate::runtime::serve::serve::<J>(accepting, Arc::new(wire), options, stop, log)
 }

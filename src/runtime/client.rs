@@ -290,6 +290,12 @@ impl<J: Job> Client<'_, J> {
         })
     }
 
+    /// Returns the names that the workers have proven; none if any of them has not.
+    fn members(&self) -> Vec<String> {
+        let names = self.links.iter().map(|link| Some(&link.proven).filter(|name| !name.is_empty()).cloned());
+        names.collect::<Option<_>>().unwrap_or_default()
+    }
+
     fn perform(&mut self, command: Command) {
         match command {
             Command::Begin { worker } => self.order(
@@ -302,6 +308,7 @@ impl<J: Job> Client<'_, J> {
                     worker,
                     timeout_ms: self.spec.worker_timeout.as_millis() as u64,
                     compress: self.spec.compress,
+                    members: self.members(),
                 }),
             ),
             Command::CutSplit { target_bytes } => {

@@ -30,7 +30,7 @@ pub enum GreetError {
 /// If it is not a worker, refuses, or says nothing.
 pub fn greet(
     connection: &mut Connection,
-    key: &str,
+    cluster: &str,
     role: Role,
     timeout: Duration,
 ) -> Result<Welcome, GreetError> {
@@ -46,7 +46,7 @@ pub fn greet(
         magic: MAGIC.to_owned(),
         protocol: PROTOCOL,
         program: PROGRAM.to_owned(),
-        key: key.to_owned(),
+        cluster: cluster.to_owned(),
         role,
     };
     write_message(&mut connection.writer, &hello).map_err(broken)?;

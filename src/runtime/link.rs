@@ -34,6 +34,20 @@ pub struct Connection {
     pub control: Arc<dyn Control>,
     /// Who is at the other end, for messages to people.
     pub peer: String,
+    /// The name in the certificate of who is at the other end; `None` where nothing is proven, for the connection is
+    /// not encrypted.
+    pub proven: Option<String>,
+}
+
+/// A connection that was accepted, of which nobody knows yet whose it is.
+pub struct Knock {
+    pub control: Arc<dyn Control>,
+    /// The host that it comes from.
+    pub host: String,
+    /// Host and port, for messages to people.
+    pub peer: String,
+    /// Does what has to be done before anything is said, in no more than the given time.
+    pub open: Box<dyn FnOnce(Duration) -> io::Result<Connection> + Send>,
 }
 
 /// What any thread may do to a connection.
@@ -50,11 +64,11 @@ pub trait Control: Send + Sync {
 
 /// Makes connections to workers.
 pub trait Network: Send + Sync {
-    /// Connects to `address` (`IP:PORT`).
+    /// Connects to `address` (`IP:PORT`), where `name` must be, if that can be proven.
     ///
     /// # Errors
-    /// If that has not been done after `timeout`.
-    fn connect(&self, address: &str, timeout: Duration) -> io::Result<Connection>;
+    /// If that has not been done after `timeout`, or another is there.
+    fn connect(&self, address: &str, name: &str, timeout: Duration) -> io::Result<Connection>;
 }
 
 /// Accepts connections.
@@ -63,7 +77,7 @@ pub trait Listen: Send + Sync {
     ///
     /// # Errors
     /// If none can be accepted now.
-    fn accept(&self) -> io::Result<Connection>;
+    fn accept(&self) -> io::Result<Knock>;
 
     /// Makes an [`accept`](Listen::accept) that waits return.
     fn wake(&self);
@@ -112,6 +126,8 @@ pub struct Link {
     pub threads: u32,
     /// At which peers reach the worker (`IP:PORT`); empty in-process.
     pub address: String,
+    /// The name that the worker has proven; empty where nothing is.
+    pub proven: String,
     /// Never full: splits in flight are bounded by the window, and the other orders are few.
     pub orders: Sender<Order>,
     /// Loses its sender once the last order is written.
@@ -169,7 +185,7 @@ pub fn connect_link<V: Value>(
 ) -> io::Result<Link> {
     let Partner { name, threads, address, chooser } = partner;
     let (orders, inbox) = unbounded();
-    let Connection { reader, writer, control, .. } = connection;
+    let Connection { reader, writer, control, proven, .. } = connection;
     let [heard, unread, dropped] = listeners;
     let began = Arc::new(AtomicBool::new(false));
     let patience = began.clone();
@@ -190,7 +206,15 @@ pub fn connect_link<V: Value>(
         closer.close();
         drop(writing);
     })?;
-    Ok(Link { name, threads, address, orders, written, control: Some(control) })
+    Ok(Link {
+        name,
+        threads,
+        address,
+        proven: proven.unwrap_or_default(),
+        orders,
+        written,
+        control: Some(control),
+    })
 }
 
 /// Turns frames into answers until the connection ends or nobody listens.
@@ -269,14 +293,19 @@ impl<V> Read for Noticing<'_, V> {
                 // The deadline has passed. A connection that is dead fails in another way.
                 Err(error)
                     if error.kind() == io::ErrorKind::WouldBlock && !self.began.load(Ordering::Relaxed) => {}
-                read => break read?,
+                read => break read,
             }
         };
-        if read > 0 && self.told.elapsed() >= BEAT_INTERVAL {
+        // A part of an encrypted record is a sign of life, too.
+        let is_alive = match &read {
+            Ok(length) => *length > 0,
+            Err(error) => error.kind() == io::ErrorKind::Interrupted,
+        };
+        if is_alive && self.told.elapsed() >= BEAT_INTERVAL {
             self.told = Instant::now();
             // If nobody listens, the next answer finds that out.
             (self.heard)(self.worker, Answer::Message(FromWorker::Beat));
         }
-        Ok(read)
+        read
     }
 }

@@ -63,6 +63,7 @@ pub fn start_local<J: Job>(
         name: "in-process".into(),
         threads: threads as u32,
         address: String::new(),
+        proven: String::new(),
         orders,
         written: never(),
         control: None,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use super::link::{Connection, Control, Listen, Network};
+use super::link::{Connection, Control, Knock, Listen, Network};
 
 #[derive(Clone)]
 struct Socket(Arc<UnixStream>);
@@ -54,6 +54,7 @@ pub(crate) fn pair() -> [Connection; 2] {
             writer: Box::new(socket.clone()),
             control: Arc::new(socket),
             peer: "memory".into(),
+            proven: None,
         }
     })
 }
@@ -71,6 +72,12 @@ impl Door {
         Self { knocks, accepted }
     }
 
+    /// Takes the next connection, as it is.
+    pub(crate) fn open(&self) -> io::Result<Connection> {
+        let connection = self.accepted.recv().ok().flatten();
+        connection.ok_or_else(|| io::ErrorKind::Interrupted.into())
+    }
+
     pub(crate) fn knock(&self) -> Connection {
         let [mine, other] = pair();
         self.knocks.send(Some(other)).expect("the door is there");
@@ -79,8 +86,10 @@ impl Door {
 }
 
 impl Listen for Door {
-    fn accept(&self) -> io::Result<Connection> {
-        self.accepted.recv().ok().flatten().ok_or_else(|| io::ErrorKind::Interrupted.into())
+    fn accept(&self) -> io::Result<Knock> {
+        let connection = self.open()?;
+        let (control, peer) = (connection.control.clone(), connection.peer.clone());
+        Ok(Knock { control, host: peer.clone(), peer, open: Box::new(|_| Ok(connection)) })
     }
 
     fn wake(&self) {
@@ -90,7 +99,7 @@ impl Listen for Door {
 
 /// Every address leads to the same door.
 impl Network for Door {
-    fn connect(&self, _: &str, _: Duration) -> io::Result<Connection> {
+    fn connect(&self, _: &str, _: &str, _: Duration) -> io::Result<Connection> {
         Ok(self.knock())
     }
 }

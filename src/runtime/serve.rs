@@ -4,6 +4,7 @@
 
 mod answers;
 mod job;
+mod lobby;
 #[cfg(test)]
 mod tests;
 
@@ -20,20 +21,23 @@ use crate::logic::ids::{Epoch, JobId, WorkerId};
 use crate::logic::packing::Packing;
 use crate::logic::worker::Event;
 use crate::wire::frame::{FrameError, MAX_HELLO_BYTES};
-use crate::wire::message::{Greeting, Hello, MAGIC, PROTOCOL, Role, Welcome, read_message, write_message};
+use crate::wire::message::{
+    CLIENT_NAME, Greeting, Hello, MAGIC, PROTOCOL, Role, Welcome, read_message, write_message,
+};
 
 use super::greet::{PROGRAM, Until};
 use super::inbox::{Inbox, receive_stream};
-use super::link::{Connection, Listen, Network};
+use super::link::{Connection, Knock, Listen, Network};
 use super::spawn;
 use job::serve_client;
+use lobby::Lobby;
 
 /// What a worker is told when it is started.
 pub struct WorkerOptions {
     /// For the log.
     pub name: String,
-    /// The cluster's key; `None` for a worker started by hand.
-    pub key: Option<String>,
+    /// What connections must say they are of, where no certificate proves it; empty for a worker started by hand.
+    pub cluster: String,
     /// Map threads of each job.
     pub threads: usize,
     /// Bytes that a job's map tables may hold.
@@ -50,7 +54,7 @@ pub type Log = Box<dyn Fn(&str) + Send + Sync>;
 /// How long a stranger may take to say who it is.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connections at a time: several clients with all their peers. With as many streams to other workers, that is still
+/// Connections at a time of those who belong here: several clients with all their peers. With as many streams to other workers, that is still
 /// below the usual limit of 1024 open files.
 const MAX_CONNECTIONS: usize = 500;
 
@@ -63,6 +67,7 @@ struct Server {
     jobs: Mutex<HashMap<JobId, Entry>>,
     /// A lock, as for the jobs.
     clients: Mutex<Clients>,
+    lobby: Arc<Lobby>,
     connections: AtomicUsize,
     stopping: AtomicBool,
 }
@@ -91,6 +96,8 @@ struct Entry {
     inbox: Arc<Inbox>,
     happened: Arc<dyn Fn(Event) + Send + Sync>,
     timeout: Duration,
+    /// The names that the workers have proven, by their ids; empty where nothing is proven.
+    members: Vec<String>,
 }
 
 /// Serves until `stop` gets a value or loses its sender, or the worker has been idle for long enough.
@@ -111,6 +118,7 @@ pub fn serve<J: Job>(
         started: Instant::now(),
         jobs: Mutex::default(),
         clients: Mutex::new(Clients { n: 0, last: Instant::now() }),
+        lobby: Arc::default(),
         connections: AtomicUsize::new(0),
         stopping: AtomicBool::new(false),
     });
@@ -126,7 +134,7 @@ pub fn serve<J: Job>(
             return Ok(());
         }
         match accepted {
-            Ok(connection) => start_conversation::<J>(&server, connection),
+            Ok(knock) => start_conversation::<J>(&server, knock),
             Err(error) => {
                 (server.log)(&format!("cannot accept a connection: {error}"));
                 // Out of descriptors, most likely: those that are open must end first.
@@ -204,12 +212,12 @@ impl Server {
         }
     }
 
-    /// Tells whether to speak with who says `hello`; the reason if not.
-    fn refusal(&self, hello: &Hello) -> Option<String> {
+    /// Tells whether to speak with who says `hello` and has `proven` its name; the reason if not.
+    fn refusal(&self, hello: &Hello, proven: Option<&str>) -> Option<String> {
         if hello.magic != MAGIC {
             return Some("this is a mapreduce worker".into());
         }
-        if hello.key != self.options.key.as_deref().unwrap_or_default() {
+        if proven.is_none() && hello.cluster != self.options.cluster {
             return Some("the worker belongs to another cluster".into());
         }
         if hello.protocol != PROTOCOL {
@@ -218,50 +226,91 @@ impl Server {
         if hello.program != PROGRAM && hello.role != Role::Status {
             return Some(format!("version {} is not the worker's", hello.program));
         }
-        None
+        let is_client = !matches!(hello.role, Role::Peer { .. });
+        match proven {
+            Some(name) if is_client != (name == CLIENT_NAME) => {
+                Some(format!("{name} may not do that in this cluster"))
+            }
+            _ => None,
+        }
+    }
+
+    /// Counts a connection of somebody who belongs here, as long as what is returned lives; `None` if there are enough.
+    fn admit(&self) -> Option<Admitted<'_>> {
+        let admitted = Admitted(self);
+        (self.connections.fetch_add(1, Ordering::SeqCst) < MAX_CONNECTIONS).then_some(admitted)
     }
 }
 
-fn start_conversation<J: Job>(server: &Arc<Server>, connection: Connection) {
-    let control = connection.control.clone();
-    if server.connections.fetch_add(1, Ordering::SeqCst) >= MAX_CONNECTIONS {
-        server.connections.fetch_sub(1, Ordering::SeqCst);
-        (server.log)(&format!("{}: refused, for {MAX_CONNECTIONS} connections are open", connection.peer));
-        control.close();
-        return;
+/// One connection of somebody who belongs here; it is not counted any more when this is dropped.
+struct Admitted<'s>(&'s Server);
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::SeqCst);
     }
-    let owned = server.clone();
-    let peer = connection.peer.clone();
+}
+
+fn start_conversation<J: Job>(server: &Arc<Server>, knock: Knock) {
+    let place = server.lobby.enter(&knock.host, &knock.control);
+    let (owned, control, peer) = (server.clone(), knock.control.clone(), knock.peer.clone());
     let started = spawn(format!("mr:conn:{peer}"), move || {
-        let closer = connection.control.clone();
-        let talked = super::guarded(|| converse::<J>(&owned, connection));
-        if let Err(cause) | Ok(Err(cause)) = talked {
-            (owned.log)(&format!("{peer}: {cause}"));
+        let closer = knock.control.clone();
+        match super::guarded(|| meet(&owned, knock)).flatten() {
+            Ok((connection, hello)) => {
+                drop(place);
+                let talked = super::guarded(|| converse::<J>(&owned, connection, hello));
+                if let Err(cause) = talked.flatten() {
+                    (owned.log)(&format!("{peer}: {cause}"));
+                }
+            }
+            Err(cause) => {
+                if let Some(line) = owned.lobby.mention(&peer, &cause) {
+                    (owned.log)(&line);
+                }
+            }
         }
         closer.close();
-        owned.connections.fetch_sub(1, Ordering::SeqCst);
     });
     if let Err(error) = started {
-        server.connections.fetch_sub(1, Ordering::SeqCst);
         control.close();
         (server.log)(&format!("cannot start a thread: {error}"));
     }
 }
 
-/// Greets, and does what the other side came for.
-fn converse<J: Job>(server: &Arc<Server>, mut connection: Connection) -> Result<(), String> {
+/// Finds out whose a connection is.
+///
+/// # Errors
+/// If it is nobody's who may come here.
+fn meet(server: &Server, knock: Knock) -> Result<(Connection, Hello), String> {
+    let began = Instant::now();
     let text = |error: FrameError| error.to_string();
-    connection.control.set_deadline(GREETING_TIMEOUT).map_err(|error| error.to_string())?;
-    let mut reader = Until::within(GREETING_TIMEOUT, &mut connection);
+    let mut connection = (knock.open)(GREETING_TIMEOUT).map_err(|error| text(error.into()))?;
+    let mut reader = Until::within(GREETING_TIMEOUT.saturating_sub(began.elapsed()), &mut connection);
     let hello: Hello = read_message(&mut reader, MAX_HELLO_BYTES).map_err(text)?;
-    let refuse = |connection: &mut Connection, reason: String| {
-        let refused = Greeting::Refused { reason: reason.clone(), program: PROGRAM.to_owned() };
-        let _ = write_message(&mut connection.writer, &refused);
-        Err(format!("refused: {reason}"))
-    };
-    if let Some(reason) = server.refusal(&hello) {
-        return refuse(&mut connection, reason);
+    // What is said to it takes no longer, either.
+    connection.control.set_deadline(GREETING_TIMEOUT).map_err(|error| error.to_string())?;
+    match server.refusal(&hello, connection.proven.as_deref()) {
+        Some(reason) => Err(refuse(&mut connection, &reason)),
+        None => Ok((connection, hello)),
     }
+}
+
+/// Tells the other side why there is nothing to be had here; returns that for the log.
+fn refuse(connection: &mut Connection, reason: &str) -> String {
+    let refused = Greeting::Refused { reason: reason.to_owned(), program: PROGRAM.to_owned() };
+    // It may be gone.
+    let _ = write_message(&mut connection.writer, &refused);
+    format!("refused: {reason}")
+}
+
+/// Does what the other side came for.
+fn converse<J: Job>(server: &Arc<Server>, mut connection: Connection, hello: Hello) -> Result<(), String> {
+    let text = |error: FrameError| error.to_string();
+    let Some(_admitted) = server.admit() else {
+        let reason = format!("{MAX_CONNECTIONS} connections are open already");
+        return Err(refuse(&mut connection, &reason));
+    };
     let welcome = Greeting::Welcome(server.welcome::<J>());
     match hello.role {
         Role::Status => write_message(&mut connection.writer, &welcome).map_err(text),
@@ -271,10 +320,14 @@ fn converse<J: Job>(server: &Arc<Server>, mut connection: Connection) -> Result<
         }
         Role::Peer { job, epoch, source } => {
             let Some(entry) = server.jobs().get(&job).cloned() else {
-                return refuse(&mut connection, format!("job {job} is not running here"));
+                return Err(refuse(&mut connection, &format!("job {job} is not running here")));
             };
+            if connection.proven.is_some() && connection.proven.as_ref() != entry.members.get(source.index())
+            {
+                return Err(refuse(&mut connection, &format!("you are not worker {} of this job", source.0)));
+            }
             if let Err(stale) = entry.inbox.lock().open(epoch, source) {
-                return refuse(&mut connection, stale.to_string());
+                return Err(refuse(&mut connection, &stale.to_string()));
             }
             write_message(&mut connection.writer, &welcome).map_err(text)?;
             serve_peer(&entry, connection, epoch, source)

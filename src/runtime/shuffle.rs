@@ -33,7 +33,10 @@ const QUEUE_BATCHES: usize = 2;
 /// How a worker reaches its peers.
 pub(crate) struct Peers {
     pub network: Arc<dyn Network>,
-    pub key: String,
+    /// What our connections say they are of.
+    pub cluster: String,
+    /// The names that the workers have proven to the client, by their ids; empty where nothing is proven.
+    pub members: Vec<String>,
     pub job: JobId,
     /// Bound on every wait for a peer.
     pub timeout: Duration,
@@ -127,7 +130,8 @@ pub(crate) fn send_all<J: Job>(
             streams.insert(*worker, batches);
             let (bytes, failed) = (&bytes, &failed);
             let send = move || {
-                let sent = guarded(|| send_stream(shuffle, address, links, &queue, bytes)).flatten();
+                let sent =
+                    guarded(|| send_stream(shuffle, (*worker, address), links, &queue, bytes)).flatten();
                 if let Err(cause) = sent {
                     failed.store(true, Ordering::Relaxed);
                     complain(*worker, cause);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
+use crate::logic::ids::WorkerId;
 use crate::logic::packing::{Chooser, Packing};
 use crate::wire::frame::{FrameError, Kind, read_frame, write_frame};
 use crate::wire::message::{Role, decode_batch, encode_packed_batch};
@@ -26,7 +27,7 @@ pub(crate) enum Filled {
     End,
 }
 
-/// Sends `batches` to the peer at `address`, one of `links`, and waits until it has acknowledged every one and the end.
+/// Sends `batches` to `peer` at its address, one of `links`, and waits until it has acknowledged every one and the end.
 ///
 /// A stream that is given up stays open until its epoch is over: the client is to hear why from this worker, before
 /// the peer tells of a stream that broke.
@@ -35,17 +36,17 @@ pub(crate) enum Filled {
 /// If the peer cannot be reached, or does not take its part.
 pub(crate) fn send_stream<J>(
     shuffle: &Shuffle<J>,
-    address: &str,
+    (peer, address): (WorkerId, &str),
     links: usize,
     batches: &Receiver<Filled>,
     bytes: &AtomicU64,
 ) -> Result<(), String> {
     let Some(peers) = &shuffle.peers else { return Err("this worker has no network".to_owned()) };
-    let mut connection = connect(shuffle, peers, address).map_err(|error| error.to_string())?;
+    let mut connection = connect(shuffle, peers, peer, address).map_err(|error| error.to_string())?;
     shuffle.streams.keep(&connection.control);
     let role = Role::Peer { job: peers.job, epoch: shuffle.epoch, source: shuffle.me };
     let welcome =
-        greet(&mut connection, &peers.key, role, peers.timeout).map_err(|error| error.to_string())?;
+        greet(&mut connection, &peers.cluster, role, peers.timeout).map_err(|error| error.to_string())?;
     let control = connection.control.clone();
     let chooser = Chooser::new(peers.compress, &welcome.known_packings(), links, peers.cores);
     if send_batches(connection, chooser, batches, bytes).map_err(|error| error.to_string())? {
@@ -63,10 +64,11 @@ const NO_ROUTE_PAUSE: Duration = Duration::from_millis(200);
 
 /// Connects to a peer, and tries again for a while where there is no route to it, unless the epoch is over. One that
 /// refuses is not tried again, for its process is dead.
-fn connect<J>(shuffle: &Shuffle<J>, peers: &Peers, address: &str) -> io::Result<Connection> {
+fn connect<J>(shuffle: &Shuffle<J>, peers: &Peers, peer: WorkerId, address: &str) -> io::Result<Connection> {
+    let name = peers.members.get(peer.index()).map_or("", String::as_str);
     let began = Instant::now();
     loop {
-        let error = match peers.network.connect(address, peers.timeout) {
+        let error = match peers.network.connect(address, name, peers.timeout) {
             Ok(connection) => return Ok(connection),
             Err(error) => error,
         };
@@ -168,7 +170,7 @@ mod tests {
     use crossbeam_channel::{bounded, unbounded};
 
     use super::*;
-    use crate::logic::ids::{Epoch, JobId, WorkerId};
+    use crate::logic::ids::{Epoch, JobId};
     use crate::logic::packing::Compress;
     use crate::logic::partition::Seed;
     use crate::runtime::engine::Work;
@@ -297,7 +299,8 @@ mod tests {
     fn shuffle_over(network: Arc<dyn Network>) -> Shuffle<()> {
         let peers = Peers {
             network,
-            key: String::new(),
+            cluster: String::new(),
+            members: Vec::new(),
             job: JobId(1),
             timeout: Duration::from_secs(20),
             compress: Compress::Auto,
@@ -329,10 +332,10 @@ mod tests {
     }
 
     impl Network for Failing {
-        fn connect(&self, address: &str, timeout: Duration) -> io::Result<Connection> {
+        fn connect(&self, address: &str, name: &str, timeout: Duration) -> io::Result<Connection> {
             match self.asked.fetch_add(1, Ordering::Relaxed) < self.times {
                 true => Err(self.kind.into()),
-                false => self.door.connect(address, timeout),
+                false => self.door.connect(address, name, timeout),
             }
         }
     }
@@ -345,7 +348,7 @@ mod tests {
             shuffle.work.cancelled.store(true, Ordering::Relaxed);
         }
         let peers = shuffle.peers.as_ref().expect("there is a network");
-        let connected = connect(&shuffle, peers, "anywhere").is_ok();
+        let connected = connect(&shuffle, peers, WorkerId(1), "anywhere").is_ok();
         (network.asked.load(Ordering::Relaxed), connected)
     }
 
@@ -369,7 +372,7 @@ mod tests {
         let shuffle = shuffle_over(Arc::new(Door::new()));
         shuffle.streams.close();
         let (_batches, queue) = bounded(1);
-        let sent = send_stream(&shuffle, "anywhere", 1, &queue, &AtomicU64::new(0));
+        let sent = send_stream(&shuffle, (WorkerId(1), "anywhere"), 1, &queue, &AtomicU64::new(0));
         assert!(sent.is_err(), "it waits for nobody");
     }
 }

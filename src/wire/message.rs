@@ -19,17 +19,21 @@ use super::pack::{PACK_HEADER_BYTES, Packed};
 pub const MAGIC: &str = "mapreduce";
 
 /// Version of everything in `wire`. Client and workers must have the same.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
-/// The first message of every connection, from whoever made it. It bears a secret, so it has no `Debug`.
-#[derive(Clone, Serialize, Deserialize)]
+/// The name that the certificate of who runs jobs bears; those of workers bear others.
+pub const CLIENT_NAME: &str = "client.mapreduce";
+
+/// The first message of every connection, from whoever made it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Hello {
     pub magic: String,
     pub protocol: u32,
     /// Version of the program, for messages to people.
     pub program: String,
-    /// The cluster's key; empty for a worker that was started by hand.
-    pub key: String,
+    /// The cluster's id, where no certificate says it; empty for a worker that was started by hand. It is no secret: it
+    /// keeps clusters apart, against no enemy.
+    pub cluster: String,
     pub role: Role,
 }
 
@@ -131,6 +135,9 @@ pub struct Begin {
     pub timeout_ms: u64,
     /// How batches travel between peers.
     pub compress: Compress,
+    /// The names that the workers of the job have proven to the client, in the order of their ids: who may send for
+    /// whom. Empty where nothing can be proven.
+    pub members: Vec<String>,
 }
 
 /// Where the partitions go in one epoch.

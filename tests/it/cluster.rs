@@ -60,9 +60,10 @@ impl Counting for Lab {
 
     fn await_no_job(&self) {
         let cluster = self.cluster();
+        let wire = cluster.wire().expect("the record is whole");
         wait_until(Duration::from_secs(5), "the end of all jobs", || {
             let jobs = cluster.workers.iter().filter_map(|worker| {
-                net::ask_status(worker.address, Some(&cluster.key), Duration::from_secs(2)).ok()
+                net::ask_status(worker.address, &wire, &worker.name, Duration::from_secs(2)).ok()
             });
             jobs.map(|status| status.jobs).sum::<usize>() == 0
         });

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crossbeam_channel::{Sender, bounded};
 use mapreduce::cmd::cli::Console;
 use mapreduce::cmd::run::{RunOptions, Workers, run};
-use mapreduce::edge::net;
+use mapreduce::edge::net::{self, Wire};
 use mapreduce::edge::output::{Destination, Format};
 use mapreduce::jobs::word_count::{Params, WordCount};
 use mapreduce::logic::packing::Compress;
@@ -38,14 +38,15 @@ fn serve(threads: usize) -> Served {
     let (stop, stopped) = bounded(1);
     let options = WorkerOptions {
         name: address.clone(),
-        key: None,
+        cluster: String::new(),
         threads,
         memory: u64::MAX,
         idle_timeout: None,
         resident_bytes: || 0,
     };
     std::thread::spawn(move || {
-        net::serve::<WordCount>(listener, options, stopped, Box::new(|_| ())).expect("threads can be started")
+        net::serve::<WordCount>(listener, Wire::by_hand(), options, stopped, Box::new(|_| ()))
+            .expect("threads can be started")
     });
     Served { address, _stop: stop }
 }
@@ -97,6 +98,9 @@ impl Case<'_> {
             worker_timeout: Duration::from_secs(30),
             compress: Compress::Auto,
             backups: true,
+            identity: None,
+            plaintext: false,
+            via_ssh: false,
         };
         let console = Console { quiet: true, verbose: false, fancy: false };
         let ran = run::<WordCount>(&options, self.params.clone(), &console);

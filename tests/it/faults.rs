@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use mapreduce::cmd::cli::Console;
 use mapreduce::cmd::run::{RunOptions, run};
-use mapreduce::edge::net;
+use mapreduce::edge::net::{self, Wire};
 use mapreduce::logic::coordinator::Phase;
 use mapreduce::logic::tokenize::Tokens;
 use mapreduce::wire::message::Role;
@@ -69,7 +69,8 @@ fn greeted_worker_waits_for_its_job() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let workers = start(&directory, [None, None, None]);
         let (mut connection, _) =
-            net::reach(workers[0].address, None, Role::Client, PATIENCE).expect("the worker is well");
+            net::reach(workers[0].address, &Wire::by_hand(), "", Role::Client, PATIENCE)
+                .expect("the worker is well");
         connection.control.set_deadline(PATIENCE).expect("the connection is open");
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(11) {

@@ -59,6 +59,11 @@ pub enum Command<P: Args> {
     Deploy(Deploy),
     /// Run a worker in the foreground
     Serve(Serve),
+    /// Make the file with which workers started by hand, and those who use them, know each other
+    Identity {
+        /// The file to write; it must not be there yet
+        file: PathBuf,
+    },
     /// Run the job over files, on the deployed workers or on this machine
     Run(Run<P>),
     /// Show what the deployed workers are doing
@@ -142,6 +147,9 @@ pub struct Deploy {
     pub ssh_rate: SshRate,
 
     #[command(flatten)]
+    pub plaintext: Plaintext,
+
+    #[command(flatten)]
     pub means: Means,
 }
 
@@ -151,9 +159,16 @@ pub struct Serve {
     #[arg(long, value_name = "P", default_value_t = 0)]
     pub port: u16,
 
-    /// Address to listen on
+    /// Address to listen on; beyond loopback only with --identity
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1")]
     pub bind: IpAddr,
+
+    /// Encrypt, and serve only who has the same identity file; `identity` makes one
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure_plaintext")]
+    pub identity: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub plaintext: Plaintext,
 
     #[command(flatten)]
     pub means: Means,
@@ -204,6 +219,17 @@ pub struct Run<P: Args> {
         conflicts_with_all = ["local", "hosts", "threads"]
     )]
     pub workers: Vec<String>,
+
+    /// Encrypt, with the identity file that the workers of --workers were started with
+    #[arg(long, value_name = "FILE", requires = "workers", conflicts_with = "insecure_plaintext")]
+    pub identity: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub plaintext: Plaintext,
+
+    /// Reach the deployed workers through SSH, where their ports are not reachable from here
+    #[arg(long, conflicts_with_all = ["local", "workers"])]
+    pub via_ssh: bool,
 
     /// Use this machine only, even where workers are deployed
     #[arg(long, conflicts_with_all = ["hosts", "servers"])]
@@ -273,6 +299,13 @@ pub struct SshRate {
     /// Most SSH connections in a time: 5/min is what the lab allows its own machines [default: no limit]
     #[arg(long, value_name = "N/TIME", value_parser = values::rate)]
     pub ssh_rate: Option<(u32, Duration)>,
+}
+
+#[derive(Args)]
+pub struct Plaintext {
+    /// Do not encrypt: for measuring, and for wires that you trust; both sides must say so
+    #[arg(long)]
+    pub insecure_plaintext: bool,
 }
 
 /// What a worker may use of its machine.

@@ -8,6 +8,7 @@ use clap::{ArgMatches, FromArgMatches};
 
 use crate::cmd::deploy::DeployOptions;
 use crate::cmd::discover::{DiscoverOptions, Source};
+use crate::cmd::identity::IdentityOptions;
 use crate::cmd::run::{RunOptions, Workers};
 use crate::cmd::serve::ServeOptions;
 use crate::cmd::status::StatusOptions;
@@ -28,6 +29,7 @@ pub enum Action<P> {
     Discover(DiscoverOptions),
     Deploy(DeployOptions),
     Serve(ServeOptions),
+    Identity(IdentityOptions),
     Run(Box<RunOptions>, P),
     Status(StatusOptions),
     Stop(StopOptions),
@@ -50,6 +52,7 @@ pub fn convert<P: clap::Args>(
         Command::Discover(args) => Action::Discover(discover(args)),
         Command::Deploy(args) => Action::Deploy(deploy(args)),
         Command::Serve(args) => Action::Serve(serve(args)),
+        Command::Identity { file } => Action::Identity(IdentityOptions { file }),
         Command::Run(args) => {
             let (mut options, params) = run(args, std::io::stdout().is_terminal());
             if options.workers == Workers::Default && is_given(matches, "run", "hosts") {
@@ -87,6 +90,7 @@ fn deploy(args: Deploy) -> DeployOptions {
         parallel: args.parallel,
         timeout: args.timeout,
         ssh_rate: args.ssh_rate.ssh_rate,
+        plaintext: args.plaintext.insecure_plaintext,
         threads: args.means.threads,
         memory: args.means.memory,
     }
@@ -99,6 +103,8 @@ fn serve(args: Serve) -> ServeOptions {
         threads: args.means.threads,
         memory: args.means.memory,
         idle_timeout: args.idle_timeout,
+        identity: args.identity,
+        plaintext: args.plaintext.insecure_plaintext,
         detach: args.detach,
     }
 }
@@ -135,6 +141,9 @@ fn run<P: clap::Args>(args: Run<P>, terminal: bool) -> (RunOptions, P) {
         worker_timeout: args.worker_timeout,
         compress: args.compress.into(),
         backups: !args.no_backups,
+        identity: args.identity,
+        plaintext: args.plaintext.insecure_plaintext,
+        via_ssh: args.via_ssh,
     };
     (options, args.params)
 }

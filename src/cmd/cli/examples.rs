@@ -44,6 +44,11 @@ Hosts that fail are named with the reason, the others are deployed; the exit cod
   PROGRAM serve --port 4000
   PROGRAM run --workers localhost:4000 book.txt       (in another terminal)
 
+On other machines than this one:
+  PROGRAM identity lab.identity                       once; copy it to the others with scp -p
+  PROGRAM serve --bind 0.0.0.0 --port 4000 --identity lab.identity
+  PROGRAM run --workers tp-1:4000 --identity lab.identity book.txt
+
 `deploy` starts workers for you; this is for trying things out by hand."
         }
         "run" => {
@@ -65,6 +70,14 @@ Without --workers and --local the deployed workers are used; where there are non
             "Examples:
   PROGRAM stop
   PROGRAM stop --ssh-rate 5/min                       from a machine of the lab"
+        }
+        "identity" => {
+            "Examples:
+  PROGRAM identity lab.identity
+  PROGRAM serve --bind 0.0.0.0 --port 4000 --identity lab.identity
+
+Whoever has the file can run jobs on the workers and read what they are sent. `deploy` needs none: it makes
+an identity of its own for each worker."
         }
         "completions" => {
             "Examples:

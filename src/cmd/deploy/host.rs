@@ -12,7 +12,8 @@ use crate::edge::cluster::{Cluster, DeployedWorker, Place};
 use crate::edge::daemon::{Orders, Started};
 use crate::edge::failure::{HostFailure, Step};
 use crate::edge::hosts::Host;
-use crate::edge::net;
+use crate::edge::identity::{self, Authority};
+use crate::edge::net::{self, Wire};
 use crate::edge::packed::{Packer, Packing};
 use crate::edge::program::Program;
 use crate::edge::remote::{self, Failed, Launch, RemoteDir, Scope, Wanted};
@@ -27,6 +28,10 @@ pub struct Deployment<'a> {
     pub packer: Packer,
     /// The new cluster, without workers.
     pub cluster: Cluster,
+    /// How to speak with its workers.
+    pub wire: Wire,
+    /// Signs the workers' certificates; `None` without encryption.
+    pub authority: Option<Authority>,
     /// Where something of a former deployment may be.
     pub former: Vec<Place>,
     pub journal: Journal,
@@ -68,11 +73,12 @@ impl Deployment<'_> {
         let elsewhere = self.stop_elsewhere(&mut session, &dir, &place).map_err(fail(Step::Stop))?;
         let worker_name = format!("worker-{}-{index}", self.cluster.id);
         let address = session.host_address();
+        let name = identity::worker_name(index);
         let (replaced, started) = self
-            .start(&mut session, host, &dir, &worker_name, address)
+            .start(&mut session, host, &dir, (&worker_name, &name), address)
             .map_err(|(step, cause)| fail(step)(cause))?;
         let address = SocketAddr::new(address, started.port);
-        let checked = net::ask_status(address, Some(&self.cluster.key), self.options.timeout);
+        let checked = net::ask_status(address, &self.wire, &name, self.options.timeout);
         if let Err(cause) = checked {
             // A worker that nobody reaches would hold the host's memory until it is idle for long enough. If it
             // cannot be stopped now, `stop` will find it.
@@ -81,7 +87,14 @@ impl Deployment<'_> {
             return Err(fail(Step::Reach)(cause));
         }
         let worker_dir = format!("{}/{worker_name}", dir.path);
-        let worker = DeployedWorker { host: host.name.clone(), address, pid: started.pid, worker_dir };
+        let worker = DeployedWorker {
+            host: host.name.clone(),
+            address,
+            pid: started.pid,
+            worker_dir,
+            name,
+            via_ssh: false,
+        };
         self.journal.ready(index, worker).map_err(fail(Step::Record))?;
         Ok(Deployed { uploaded, replaced: elsewhere + replaced })
     }
@@ -192,17 +205,22 @@ impl Deployment<'_> {
         Ok(stopped)
     }
 
-    /// Starts the worker in the place of older ones; returns how many those were, and its report.
+    /// Starts the worker, whose directory and certificate have these names, in the place of older ones; returns how
+    /// many those were, and its report.
     fn start(
         &self,
         session: &mut Session,
         host: &Host,
         dir: &RemoteDir,
-        worker: &str,
+        (worker, name): (&str, &str),
         address: IpAddr,
     ) -> Result<(usize, Started), Failed> {
-        let orders = Orders { key: self.cluster.key.clone(), name: host.name.0.clone(), detached: false };
-        let orders = orders.to_line().map_err(|cause| (Step::Start, cause))?;
+        let identity = self.authority.as_ref().map(|authority| authority.worker(name)).transpose();
+        let line = identity.and_then(|identity| {
+            let (cluster, name) = (self.cluster.id.clone(), host.name.0.clone());
+            Orders { identity, cluster, name, detached: false }.to_line()
+        });
+        let orders = line.map_err(|cause| (Step::Start, cause))?;
         let launch = Launch {
             dir: &dir.path,
             program: &self.program.remote_name(),
@@ -223,6 +241,9 @@ fn arguments(options: &DeployOptions, address: IpAddr) -> String {
     };
     let idle_ms = options.idle_timeout.as_millis().max(1);
     let mut arguments = format!("--bind {any} --port 0 --idle-timeout {idle_ms}ms");
+    if options.plaintext {
+        arguments += " --insecure-plaintext";
+    }
     if let Some(threads) = options.threads {
         arguments += &format!(" --threads {threads}");
     }
@@ -280,13 +301,14 @@ mod tests {
             parallel: 1,
             timeout: Duration::from_secs(1),
             ssh_rate: None,
+            plaintext: true,
             threads: Some(3),
             memory: Some(1000),
         };
         let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
         assert_eq!(
             arguments(&options, v6),
-            "--bind :: --port 0 --idle-timeout 60000ms --threads 3 --memory 1000"
+            "--bind :: --port 0 --idle-timeout 60000ms --insecure-plaintext --threads 3 --memory 1000"
         );
     }
 

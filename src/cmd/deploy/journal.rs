@@ -154,6 +154,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::*;
+    use crate::edge::cluster::Protection;
     use crate::edge::failure::HostName;
 
     fn place(host: &str) -> Place {
@@ -166,6 +167,8 @@ mod tests {
             address: "127.0.0.2:4000".parse().unwrap(),
             pid: 1,
             worker_dir: "/tmp/w".into(),
+            name: "worker-0.mapreduce".into(),
+            via_ssh: false,
         }
     }
 
@@ -177,7 +180,7 @@ mod tests {
 
     fn open(hosts: &Path) -> (Journal, Cluster) {
         let former = Cluster::load(hosts).unwrap();
-        let new = Cluster::fresh("d").unwrap();
+        let new = Cluster::fresh("d", Protection::Plaintext).unwrap();
         (Journal::open(Record::hold(hosts).unwrap(), former, new.clone()), new)
     }
 
@@ -226,7 +229,7 @@ mod tests {
 
         let (journal, _) = open(&hosts);
         journal.enter(0, place("h9")).unwrap();
-        assert_eq!(recorded(&hosts).key, first.key);
+        assert_eq!(recorded(&hosts).id, first.id);
         assert_eq!(recorded(&hosts).places.len(), 3);
         journal.leave(0).unwrap();
         assert_eq!(journal.close().unwrap().ready, 0);
@@ -238,7 +241,7 @@ mod tests {
         journal.ready(0, worker("h0")).unwrap();
         assert_eq!(journal.close().unwrap(), Closed { ready: 1, former_hosts: 1 });
         let cluster = recorded(&hosts);
-        assert_eq!(cluster.key, second.key);
+        assert_eq!(cluster.id, second.id);
         assert_eq!(cluster.workers, [worker("h0")]);
         assert_eq!(cluster.places, [place("h0"), place("h1")]);
     }

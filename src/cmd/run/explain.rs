@@ -152,6 +152,9 @@ mod tests {
             worker_timeout: std::time::Duration::from_secs(10),
             compress: Compress::Auto,
             backups: true,
+            identity: None,
+            plaintext: false,
+            via_ssh: false,
         };
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let told = Told { names: &names, source: input.as_ref(), options: &options };

@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail, ensure};
 use crossbeam_channel::unbounded;
 
-use crate::edge::cluster::{Cluster, ClusterKey};
+use crate::edge::cluster::{Cluster, DeployedWorker, Protection};
+use crate::edge::identity::{SHARED_WORKER_NAME, SharedIdentity};
 use crate::edge::input::Input;
-use crate::edge::{machine, net};
+use crate::edge::machine;
+use crate::edge::net::{self, Wire};
+use crate::edge::tls::Tls;
 use crate::job::{Job, Value};
 use crate::logic::ids::WorkerId;
 use crate::logic::packing::Chooser;
@@ -21,11 +24,19 @@ use super::{CommandError, Console, RunOptions, Workers};
 
 /// The workers that there are to choose from.
 pub(super) struct Pool {
-    /// With what to call each in messages.
-    workers: Vec<(String, SocketAddr)>,
-    key: Option<ClusterKey>,
+    workers: Vec<Candidate>,
+    wire: Wire,
     /// Whether those that do not answer may be left out, for nobody named them one by one.
     deployed: bool,
+}
+
+/// A worker that may be there.
+struct Candidate {
+    /// What it is called in messages.
+    name: String,
+    address: SocketAddr,
+    /// The name that it must prove.
+    proves: String,
 }
 
 /// A worker that has been reached and greeted.
@@ -39,20 +50,12 @@ pub(super) struct Reached {
 impl Pool {
     /// Finds the workers that the options mean; none for a run in-process.
     pub(super) fn choose(options: &RunOptions, console: &Console) -> Result<Self, CommandError> {
-        let in_process = Self { workers: Vec::new(), key: None, deployed: false };
         let pool = match &options.workers {
-            Workers::Local => return Ok(in_process),
-            Workers::Named(addresses) => {
-                let named = addresses.iter().map(|name| Ok((name.clone(), net::resolve(name)?)));
-                let workers: Vec<_> = named.collect::<anyhow::Result<_>>()?;
-                Self { workers, key: None, deployed: false }
-            }
+            Workers::Local => Self::in_process(),
+            Workers::Named(addresses) => Self::named(addresses, options, console)?,
             Workers::Default | Workers::Deployed => match Cluster::load(&options.hosts)? {
-                Some(cluster) if !cluster.workers.is_empty() => {
-                    let named = cluster.workers.into_iter().map(|worker| (worker.host.0, worker.address));
-                    Self { workers: named.collect(), key: Some(cluster.key), deployed: true }
-                }
-                _ if options.servers.is_some() || options.workers == Workers::Deployed => {
+                Some(cluster) if !cluster.workers.is_empty() => Self::deployed(cluster, options, console)?,
+                _ if options.servers.is_some() || options.via_ssh || options.workers == Workers::Deployed => {
                     let hosts = options.hosts.display();
                     let cause = anyhow!("no cluster is deployed to the hosts of {hosts}");
                     return Err(CommandError::from(cause)
@@ -60,17 +63,75 @@ impl Pool {
                 }
                 _ => {
                     console.note("no cluster is deployed: running in-process");
-                    return Ok(in_process);
+                    Self::in_process()
                 }
             },
         };
         let wanted = options.servers.unwrap_or(1);
-        if pool.workers.len() < wanted {
+        if !pool.workers.is_empty() && pool.workers.len() < wanted {
             let cause = anyhow!("{wanted} servers were asked for, but there are {}", pool.workers.len());
             let most = format!("--servers {}, or discover and deploy more", pool.workers.len());
             return Err(CommandError::from(cause).advise(most));
         }
         Ok(pool)
+    }
+
+    fn in_process() -> Self {
+        Self { workers: Vec::new(), wire: Wire::by_hand(), deployed: false }
+    }
+
+    /// Takes workers that were started by hand. Without an identity they are spoken with in plaintext, which beyond
+    /// loopback the user must want.
+    fn named(addresses: &[String], options: &RunOptions, console: &Console) -> Result<Self, CommandError> {
+        let candidate = |name: &String| -> anyhow::Result<Candidate> {
+            let (address, proves) = (net::resolve(name)?, SHARED_WORKER_NAME.to_owned());
+            Ok(Candidate { name: name.clone(), address, proves })
+        };
+        let workers: Vec<Candidate> = addresses.iter().map(candidate).collect::<Result<_, _>>()?;
+        let far = workers.iter().find(|worker| !worker.address.ip().is_loopback());
+        let wire = match (&options.identity, far) {
+            (Some(file), _) => Wire::Encrypted(Tls::new(&SharedIdentity::load(file)?.client)?),
+            (None, Some(worker)) if !options.plaintext => {
+                let cause = anyhow!(
+                    "{} is not on this machine, and there is no identity to encrypt with",
+                    worker.name
+                );
+                return Err(CommandError::usage(cause)
+                    .advise("`identity FILE`, then serve and run with --identity FILE"));
+            }
+            (None, far) => {
+                if far.is_some() {
+                    console.warn(PLAINTEXT_WARNING);
+                }
+                Wire::by_hand()
+            }
+        };
+        Ok(Self { workers, wire, deployed: false })
+    }
+
+    /// Takes the workers of a deployed cluster, with which both sides must want the same.
+    fn deployed(cluster: Cluster, options: &RunOptions, console: &Console) -> Result<Self, CommandError> {
+        match (&cluster.protection, options.plaintext) {
+            (Protection::Encrypted(_), false) => {}
+            (Protection::Plaintext, true) => console.warn(PLAINTEXT_WARNING),
+            (Protection::Encrypted(_), true) => {
+                let cause = anyhow!("the cluster was deployed with encryption");
+                return Err(CommandError::usage(cause)
+                    .advise("leave --insecure-plaintext out, or deploy --insecure-plaintext first"));
+            }
+            (Protection::Plaintext, false) => {
+                let cause = anyhow!("the cluster was deployed with --insecure-plaintext");
+                return Err(CommandError::usage(cause)
+                    .advise("say so to `run`, too, if you trust the network, or deploy again without"));
+            }
+        }
+        let wire = cluster.wire()?;
+        let candidate = |worker: DeployedWorker| Candidate {
+            name: worker.host.0,
+            address: worker.address,
+            proves: worker.name,
+        };
+        Ok(Self { workers: cluster.workers.into_iter().map(candidate).collect(), wire, deployed: true })
     }
 
     /// Connects to all, at once. A deployed worker that does not answer is left out where that leaves enough; a named
@@ -85,7 +146,8 @@ impl Pool {
         let answers = self.ask_all::<J>(timeout, options.servers.unwrap_or(total))?;
         let mut reached = Vec::new();
         let mut silent = Vec::new();
-        for ((name, address), answer) in self.workers.into_iter().zip(answers) {
+        for (worker, answer) in self.workers.into_iter().zip(answers) {
+            let Candidate { name, address, .. } = worker;
             match answer {
                 Some(Ok((connection, welcome))) => {
                     reached.push(Reached { name, address, connection, welcome });
@@ -109,10 +171,12 @@ impl Pool {
     /// hold up a run on the others; `None` for one that was not waited for.
     fn ask_all<J: Job>(&self, timeout: Duration, enough: usize) -> anyhow::Result<Vec<Option<Answer>>> {
         let (sender, receiver) = unbounded();
-        for (index, (name, address)) in self.workers.iter().enumerate() {
-            let (sender, key, address) = (sender.clone(), self.key.clone(), *address);
+        for (index, worker) in self.workers.iter().enumerate() {
+            let Candidate { name, address, proves } = worker;
+            let (sender, wire, address, proves) =
+                (sender.clone(), self.wire.clone(), *address, proves.clone());
             let ask = move || {
-                let answer = net::reach(address, key.as_ref(), Role::Client, timeout).and_then(knows::<J>);
+                let answer = net::reach(address, &wire, &proves, Role::Client, timeout).and_then(knows::<J>);
                 // Nobody listens any more once enough have answered; the connection ends then.
                 let _ = sender.send((index, answer));
             };
@@ -138,6 +202,9 @@ impl Pool {
         }
     }
 }
+
+const PLAINTEXT_WARNING: &str =
+    "no encryption: who sees the network reads the input, and can change the result";
 
 /// What came of greeting a worker.
 type Answer = anyhow::Result<(Connection, Welcome)>;

@@ -193,6 +193,7 @@ mod tests {
             name: name.into(),
             threads: 1,
             address: String::new(),
+            proven: String::new(),
             orders: crossbeam_channel::unbounded().0,
             written: crossbeam_channel::never(),
             control: None,

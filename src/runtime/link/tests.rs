@@ -61,6 +61,7 @@ fn begin() -> Begin {
         worker: WorkerId(0),
         timeout_ms: 10_000,
         compress: Compress::Auto,
+        members: Vec::new(),
     }
 }
 

@@ -148,7 +148,8 @@ fn run_job<J: Job>(
     let happened: Arc<dyn Fn(Event) + Send + Sync> = Arc::new(move |event| {
         let _ = to_loop.send(Input::Happened(event));
     });
-    server.enter(begin.job, Entry { inbox: inbox.clone(), happened, timeout })?;
+    let members = begin.members.clone();
+    server.enter(begin.job, Entry { inbox: inbox.clone(), happened, timeout, members })?;
     let threads = server.options.threads;
     let setup = Setup {
         job: Arc::new(job),
@@ -159,7 +160,8 @@ fn run_job<J: Job>(
         memory: server.options.memory,
         peers: Some(Peers {
             network: server.network.clone(),
-            key: server.options.key.clone().unwrap_or_default(),
+            cluster: server.options.cluster.clone(),
+            members: begin.members.clone(),
             job: begin.job,
             timeout,
             compress: begin.compress,

@@ -18,7 +18,7 @@ use crate::wire::message::{
 };
 use crate::wire::pack::{Packed, Packer};
 
-const KEY: &str = "the key";
+const CLUSTER: &str = "c1";
 const EPOCH: Epoch = Epoch(1);
 
 /// A worker that serves until this is dropped.
@@ -43,7 +43,7 @@ impl Served {
         let (ends, ended) = bounded(0);
         let options = WorkerOptions {
             name: "worker".into(),
-            key: Some(KEY.into()),
+            cluster: CLUSTER.into(),
             threads: 1,
             memory: u64::MAX,
             idle_timeout,
@@ -139,7 +139,7 @@ impl Client {
 }
 
 fn hello(role: Role) -> Hello {
-    Hello { magic: MAGIC.into(), protocol: PROTOCOL, program: PROGRAM.into(), key: KEY.into(), role }
+    Hello { magic: MAGIC.into(), protocol: PROTOCOL, program: PROGRAM.into(), cluster: CLUSTER.into(), role }
 }
 
 fn begin(job: u64) -> Begin {
@@ -151,6 +151,7 @@ fn begin(job: u64) -> Begin {
         worker: WorkerId(0),
         timeout_ms: MIN_TIMEOUT.as_millis() as u64,
         compress: Compress::Auto,
+        members: Vec::new(),
     }
 }
 
@@ -315,8 +316,8 @@ fn who_is_not_of_this_cluster_or_version_is_refused() {
     let served = Served::start();
     let client = || hello(Role::Client);
     for (hello, what) in [
-        (Hello { key: "another".into(), ..client() }, "another cluster"),
-        (Hello { key: String::new(), ..hello(Role::Status) }, "another cluster"),
+        (Hello { cluster: "another".into(), ..client() }, "another cluster"),
+        (Hello { cluster: String::new(), ..hello(Role::Status) }, "another cluster"),
         (Hello { protocol: PROTOCOL + 1, ..client() }, "protocol"),
         (Hello { program: "0.0.0".into(), ..client() }, "version 0.0.0"),
         (Hello { magic: "http".into(), ..client() }, "mapreduce worker"),

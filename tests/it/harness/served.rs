@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use mapreduce::edge::net;
+use mapreduce::edge::net::{self, Wire};
 
 use super::program::{Invocation, Running};
 use super::wait_until;
@@ -40,7 +40,7 @@ impl Served {
 
     /// How many jobs run on the worker, as it says itself.
     pub fn jobs(&self) -> usize {
-        let status = net::ask_status(self.address, None, Duration::from_secs(5));
+        let status = net::ask_status(self.address, &Wire::by_hand(), "", Duration::from_secs(5));
         status.unwrap_or_else(|error| panic!("{}: {error:#}", self.address)).jobs
     }
 }

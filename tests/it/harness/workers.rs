@@ -13,7 +13,7 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use mapreduce::cmd::cli::{CommandError, Console};
 use mapreduce::cmd::run::{RunOptions, Workers, run};
-use mapreduce::edge::net;
+use mapreduce::edge::net::{self, Wire};
 use mapreduce::edge::output::{Destination, Format};
 use mapreduce::logic::coordinator::Phase;
 use mapreduce::logic::packing::Compress;
@@ -155,7 +155,7 @@ impl WorkerProcess {
 
     /// How many jobs run on it, as it says itself; only of a worker that this process can reach.
     pub fn running_jobs(&self) -> usize {
-        net::ask_status(self.own_address, None, PATIENCE).expect("the worker lives").jobs
+        net::ask_status(self.own_address, &Wire::by_hand(), "", PATIENCE).expect("the worker lives").jobs
     }
 
     /// The proxy before it.
@@ -247,6 +247,9 @@ pub fn run_options(workers: &[WorkerProcess], input: &Path, output: &Path) -> Ru
         worker_timeout: PATIENCE,
         compress: Compress::Auto,
         backups: false,
+        identity: None,
+        plaintext: false,
+        via_ssh: false,
     }
 }
 
@@ -267,7 +270,7 @@ fn worker_process() {
     let address = listener.local_addr().expect("it is bound");
     let options = WorkerOptions {
         name: address.to_string(),
-        key: None,
+        cluster: String::new(),
         threads: 2,
         memory: u64::MAX,
         idle_timeout: None,
@@ -277,6 +280,6 @@ fn worker_process() {
     fs::write(file.with_extension("new"), address.to_string()).expect("the test's directory is writable");
     fs::rename(file.with_extension("new"), file).expect("the test's directory is writable");
     let (_stop, stopped) = bounded(1);
-    net::serve::<HeldCount>(listener, options, stopped, Box::new(|line| println!("{line}")))
+    net::serve::<HeldCount>(listener, Wire::by_hand(), options, stopped, Box::new(|line| println!("{line}")))
         .expect("threads can be started");
 }

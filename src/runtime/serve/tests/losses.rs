@@ -82,7 +82,7 @@ fn an_epoch_is_abandoned_when_a_split_comes_and_the_next_one_has_all() {
     assert_eq!(client.hear(), FromWorker::Begun);
     client.fold(1, "a b");
     client.order(&shuffle_in(Epoch(1), &[0, 1], &[0, 1]));
-    let mut peer = served.peers.accept().expect("the worker connects");
+    let mut peer = served.peers.open().expect("the worker connects");
     let said: Hello = read_message(&mut peer.reader, MAX_HELLO_BYTES).expect("a greeting");
     assert_eq!(said.role, Role::Peer { job: JobId(7), epoch: Epoch(1), source: WorkerId(0) });
     // The peer's own stream has begun.
@@ -261,7 +261,7 @@ fn memory_is_given_back_however_a_job_or_an_epoch_ends() {
     client.fold(2, "w1");
     assert_living(N as i64 + 1, "the epoch is abandoned");
     client.order(&shuffle_in(Epoch(2), &[0, 1], &[0, 1]));
-    let peer = served.peers.accept().expect("the worker connects");
+    let peer = served.peers.open().expect("the worker connects");
     client.fold(3, "w1");
     assert_living(N as i64 + 2, "a shuffle is abandoned");
     drop((peer, client));

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use mapreduce::edge::net;
+use mapreduce::edge::net::{self, Wire};
 
 use super::{Network, PREFIX, SETTING_UP, namespaces, remove_leftovers};
 use crate::harness::workers::WorkerSetup;
@@ -33,7 +33,7 @@ fn connect(network: &Network, from: usize, to: usize) -> (TcpStream, TcpStream) 
 
 /// Asks the worker in another process on another host how it is, as quickly as it is worth to wait.
 fn reaches(network: &Network, from: usize, worker: SocketAddr) -> bool {
-    network.enter(from, || net::ask_status(worker, None, SILENCE)).is_ok()
+    network.enter(from, || net::ask_status(worker, &Wire::by_hand(), "", SILENCE)).is_ok()
 }
 
 #[test]

@@ -42,7 +42,7 @@ impl Bench {
             magic: MAGIC.into(),
             protocol: PROTOCOL,
             program: "1".into(),
-            key: String::new(),
+            cluster: String::new(),
             role: role.clone(),
         };
         write_message(&mut near, &hello).expect("the kernel takes it");
