@@ -13,6 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::edge::sanitize::sanitize_bytes;
 use crate::edge::{output, signals};
 use crate::job::Job;
 
@@ -26,7 +27,8 @@ use super::{deploy, discover, identity, run, serve, status, stop};
 /// Runs the command line of a program whose job is `J`: the whole of its `main`.
 pub fn main<J: Job>() -> ExitCode {
     panics::report_in_one_line();
-    let parsed = match parse::<J>(std::env::args_os().collect()) {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let parsed = match parse::<J>(args.clone()).map_err(|error| safe_to_print::<J>(error, &args)) {
         Ok(parsed) => parsed,
         Err(error) => {
             // Help that nobody reads to its end is no failure.
@@ -85,6 +87,20 @@ fn parse<J: Job>(args: Vec<OsString>) -> Result<Parsed<J::Params>, clap::Error> 
     let mut command = args::command::<J>(&program);
     let matches = command.try_get_matches_from_mut(args)?;
     convert::convert::<J::Params>(&matches, &mut command, &program)
+}
+
+/// Returns what `error` says of `args`, with nothing of those that could steer a terminal: a name that a shell has put
+/// there for `*` may be anybody's.
+fn safe_to_print<J: Job>(error: clap::Error, args: &[OsString]) -> clap::Error {
+    let safe: Vec<OsString> = args.iter().map(|arg| sanitize_bytes(arg.as_encoded_bytes()).into()).collect();
+    if safe == args || !error.use_stderr() {
+        return error;
+    }
+    let unlike = safe.iter().zip(args).find(|(safe, arg)| safe != arg);
+    parse::<J>(safe.clone()).err().unwrap_or_else(|| {
+        let unlike = unlike.map(|(safe, _)| safe.to_string_lossy()).unwrap_or_default();
+        clap::Error::raw(error.kind(), format!("the argument '{unlike}' cannot be what is meant\n"))
+    })
 }
 
 /// The name that help and examples show: the file name of the executable, for each program has its own job.

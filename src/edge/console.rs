@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 
-use super::sanitize::sanitize;
+use super::sanitize::one_line;
 
 /// How a command speaks to the user on standard error: errors always, the rest as `-q` and `-v` say.
 #[derive(Clone, Debug)]
@@ -26,28 +26,28 @@ impl Console {
     /// Says what goes on, in one line, unless `-q`.
     pub fn say(&self, line: &str) {
         if !self.quiet {
-            put(&format!("{}\n", sanitize(line)));
+            put(&format!("{}\n", one_line(line)));
         }
     }
 
     /// Says a detail, in one line, with `-v` only.
     pub fn detail(&self, line: &str) {
         if self.verbose {
-            put(&format!("{}\n", sanitize(line)));
+            put(&format!("{}\n", one_line(line)));
         }
     }
 
     /// Says what the user should know though the command goes on, unless `-q`.
     pub fn note(&self, line: &str) {
         if !self.quiet {
-            put(&format!("{} {}\n", self.label("note:", Colour::Cyan), sanitize(line)));
+            put(&format!("{} {}\n", self.label("note:", Colour::Cyan), one_line(line)));
         }
     }
 
     /// Says what is not as it should be though the command goes on, unless `-q`.
     pub fn warn(&self, line: &str) {
         if !self.quiet {
-            put(&format!("{} {}\n", self.label("warning:", Colour::Yellow), sanitize(line)));
+            put(&format!("{} {}\n", self.label("warning:", Colour::Yellow), one_line(line)));
         }
     }
 
@@ -104,7 +104,7 @@ const MOST_LINES: usize = 8;
 /// Makes `text` safe and indents its further lines, so that none of them looks like a message of its own.
 fn lines(text: &str) -> String {
     let mut lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
-    let mut shown: Vec<_> = lines.by_ref().take(MOST_LINES).map(sanitize).collect();
+    let mut shown: Vec<_> = lines.by_ref().take(MOST_LINES).map(one_line).collect();
     if lines.next().is_some() {
         shown.push("...".into());
     }
@@ -164,5 +164,7 @@ mod tests {
         assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
         assert!(text.contains("\n    second line\n") && text.ends_with("\n    ...\n"), "{text}");
         assert!(text.lines().count() < 15, "{text}");
+        let flood = PLAIN.error_text(&anyhow!("x".repeat(1 << 20)), None);
+        assert!(flood.len() < 3000 && flood.ends_with("…\n"), "{}", flood.len());
     }
 }

@@ -16,9 +16,10 @@ use crate::wire::entries::{self, Decoder};
 
 use self::encode::Encoder;
 use self::target::Target;
+use super::sanitize::sanitize_json;
 use super::table::ResultTable;
 
-/// How an entry is written.
+/// How an entry is written. To a terminal, controls and whatever else could steer it are written as escapes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     /// `key<TAB>value` lines. TAB, LF and CR inside a key or value are written `\t`, `\n` and `\r`; all other bytes
@@ -55,7 +56,7 @@ pub fn open<V: Value>(
         Destination::Stdout => Target::stdout().context("standard output: cannot be written")?,
         Destination::File(path) => Target::file(path)?,
     };
-    let form = Arc::new(Encoder::new(format, columns));
+    let form = Arc::new(Encoder::new(format, columns, target.is_terminal()));
     let mut head = Vec::new();
     form.head(&mut head);
     Ok(Box::new(Encoded { target, form, head, written: 0 }))
@@ -88,9 +89,10 @@ impl ReportFile {
     /// # Errors
     /// If it cannot be written.
     pub fn write(mut self, report: &Report) -> anyhow::Result<()> {
-        let mut json = serde_json::to_vec_pretty(report).context("the report has no JSON form")?;
-        json.push(b'\n');
-        self.0.write_all(&json)?;
+        let json = serde_json::to_string_pretty(report).context("the report has no JSON form")?;
+        // It repeats what workers say, and may be looked at with anything.
+        let json = format!("{}\n", sanitize_json(&json));
+        self.0.write_all(json.as_bytes())?;
         Ok(self.0.finish()?)
     }
 }

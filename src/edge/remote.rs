@@ -292,10 +292,11 @@ fn ask(
     variables: &[(&str, &str)],
     deadline: Duration,
 ) -> Result<Answer, (Option<Step>, anyhow::Error)> {
-    let mut text = String::new();
+    // A variable of the login's environment would stay part of it with its new value, for all whom the script starts.
+    let mut text = "set +a\n".to_owned();
     for (name, value) in variables {
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{name}={}", quote(value));
+        let _ = writeln!(text, "unset {name}\n{name}={}", quote(value));
     }
     text.push_str(COMMON);
     text.extend(scripts.iter().copied());

@@ -3,7 +3,7 @@
 use bytesize::ByteSize;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
-use super::sanitize::{clipped, sanitize};
+use super::sanitize::{sanitize, shortened};
 use crate::job::Value;
 use crate::runtime::report::{Phase, Report};
 
@@ -42,9 +42,9 @@ impl ResultTable {
         let text = String::from_utf8_lossy(&self.text);
         let value = match text.parse::<u64>() {
             Ok(number) => thousands(number),
-            Err(_) => clipped(&text, LONGEST_CELL),
+            Err(_) => shortened(&text, LONGEST_CELL),
         };
-        let key = clipped(&String::from_utf8_lossy(key), LONGEST_CELL);
+        let key = shortened(&String::from_utf8_lossy(key), LONGEST_CELL);
         self.table.add_row([Cell::new(thousands(self.entries)), Cell::new(key), Cell::new(value)]);
     }
 

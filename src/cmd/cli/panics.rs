@@ -20,7 +20,7 @@ fn line(panic: &PanicHookInfo<'_>) -> String {
     let thread = std::thread::current();
     format!(
         "error: internal error in thread {}{}: {}; please report this, with the command line",
-        thread.name().unwrap_or("without a name"),
+        sanitize(thread.name().unwrap_or("without a name")),
         panic.location().map(|at| format!(" at {at}")).unwrap_or_default(),
         sanitize(panic.payload_as_str().unwrap_or("no message")),
     )

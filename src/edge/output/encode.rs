@@ -5,11 +5,18 @@ use std::io;
 use csv_core::{Terminator, WriteResult, Writer, WriterBuilder};
 
 use super::Format;
+use crate::edge::sanitize::{sanitize_bytes, sanitize_json};
 use crate::job::Value;
 use crate::runtime::source::Form;
 
-/// Renders entries in one format. Nothing is allocated per entry in TSV and CSV.
-pub enum Encoder {
+/// Renders entries in one format. Nothing is allocated per entry in TSV and CSV, but for a terminal.
+pub struct Encoder {
+    shape: Shape,
+    /// Whether what is rendered goes to a terminal.
+    terminal: bool,
+}
+
+enum Shape {
     Tsv,
     Csv {
         columns: [&'static str; 2],
@@ -22,20 +29,21 @@ pub enum Encoder {
 }
 
 impl Encoder {
-    pub fn new(format: Format, columns: [&'static str; 2]) -> Self {
-        match format {
-            Format::Tsv => Encoder::Tsv,
-            Format::Csv => Encoder::Csv { columns },
-            Format::Json => Encoder::Json {
+    pub fn new(format: Format, columns: [&'static str; 2], terminal: bool) -> Self {
+        let shape = match format {
+            Format::Tsv => Shape::Tsv,
+            Format::Csv => Shape::Csv { columns },
+            Format::Json => Shape::Json {
                 before_key: format!("{{{}:", serde_json::Value::from(columns[0])).into_bytes(),
                 before_value: format!(",{}:", serde_json::Value::from(columns[1])).into_bytes(),
             },
-        }
+        };
+        Encoder { shape, terminal }
     }
 
     /// Appends what stands before the first entry.
     pub fn head(&self, out: &mut Vec<u8>) {
-        if let Encoder::Csv { columns } = self {
+        if let Shape::Csv { columns } = self.shape {
             record(&mut csv_writer(), [columns[0].as_bytes(), columns[1].as_bytes()], out);
         }
     }
@@ -46,8 +54,17 @@ impl<V: Value> Form<V> for Encoder {
     /// If a value has no JSON form.
     fn render(&self, entries: &[(&[u8], &V)], out: &mut Vec<u8>) -> io::Result<()> {
         out.reserve(entries.iter().map(|(key, _)| key.len() + ENTRY_BYTES).sum());
+        if self.terminal {
+            return self.shape.render_for_terminal(entries, out);
+        }
+        self.shape.render(entries, out)
+    }
+}
+
+impl Shape {
+    fn render<V: Value>(&self, entries: &[(&[u8], &V)], out: &mut Vec<u8>) -> io::Result<()> {
         match self {
-            Encoder::Tsv => {
+            Shape::Tsv => {
                 for (key, value) in entries {
                     let start = out.len();
                     out.extend_from_slice(key);
@@ -60,7 +77,7 @@ impl<V: Value> Form<V> for Encoder {
                     out.push(b'\n');
                 }
             }
-            Encoder::Csv { .. } => {
+            Shape::Csv { .. } => {
                 let (mut writer, mut text) = (csv_writer(), Vec::new());
                 for (key, value) in entries {
                     text.clear();
@@ -68,7 +85,7 @@ impl<V: Value> Form<V> for Encoder {
                     record(&mut writer, [key, &text], out);
                 }
             }
-            Encoder::Json { before_key, before_value } => {
+            Shape::Json { before_key, before_value } => {
                 for (key, value) in entries {
                     out.extend_from_slice(before_key);
                     serde_json::to_writer(&mut *out, &String::from_utf8_lossy(key))?;
@@ -76,6 +93,27 @@ impl<V: Value> Form<V> for Encoder {
                     serde_json::to_writer(&mut *out, value)?;
                     out.extend_from_slice(b"}\n");
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Renders entries so that none of their bytes steers a terminal, ends a line, or is taken for a column.
+    fn render_for_terminal<V: Value>(&self, entries: &[(&[u8], &V)], out: &mut Vec<u8>) -> io::Result<()> {
+        if let Shape::Json { .. } = self {
+            let mut json = Vec::new();
+            self.render(entries, &mut json)?;
+            out.extend_from_slice(sanitize_json(&String::from_utf8_lossy(&json)).as_bytes());
+            return Ok(());
+        }
+        let mut raw = Vec::new();
+        for (key, value) in entries {
+            raw.clear();
+            value.render(&mut raw);
+            let (key, value) = (sanitize_bytes(key), sanitize_bytes(&raw));
+            match self {
+                Shape::Csv { .. } => record(&mut csv_writer(), [key.as_bytes(), value.as_bytes()], out),
+                _ => out.extend_from_slice(format!("{key}\t{value}\n").as_bytes()),
             }
         }
         Ok(())
@@ -154,7 +192,11 @@ mod tests {
     use super::*;
 
     fn encoded(format: Format, entries: &[(&[u8], u64)]) -> Vec<u8> {
-        let encoder = Encoder::new(format, ["word", "count"]);
+        rendered(format, entries, false)
+    }
+
+    fn rendered(format: Format, entries: &[(&[u8], u64)], terminal: bool) -> Vec<u8> {
+        let encoder = Encoder::new(format, ["word", "count"], terminal);
         let mut out = Vec::new();
         encoder.head(&mut out);
         let entries: Vec<_> = entries.iter().map(|(key, value)| (*key, value)).collect();
@@ -202,5 +244,25 @@ mod tests {
                 serde_json::json!({"word": "\u{fffd}\u{e9}", "count": 1}),
             ]
         );
+    }
+
+    #[test]
+    fn nothing_steers_a_terminal_and_each_entry_is_a_line() {
+        let hostile = "\x1b[2J\x07a\tb\r\nthe\t9\u{9b}31m\u{202e}\"".as_bytes();
+        let entries = [(hostile, 1), (b"\xff\x7f", 2)];
+        let shown = r#"\u{1b}[2J\u{7}a\tb\r\nthe\t9\u{9b}31m\u{202e}""#;
+        let tsv = String::from_utf8(rendered(Format::Tsv, &entries, true)).unwrap();
+        assert_eq!(tsv, format!("{shown}\t1\n\u{fffd}\\u{{7f}}\t2\n"));
+        let csv = String::from_utf8(rendered(Format::Csv, &entries, true)).unwrap();
+        let quoted = shown.replace('"', "\"\"");
+        assert_eq!(csv, format!("word,count\r\n\"{quoted}\",1\r\n\u{fffd}\\u{{7f}},2\r\n"));
+        let json = rendered(Format::Json, &entries, true);
+        assert!(!json.iter().any(|byte| byte.is_ascii_control() && *byte != b'\n'));
+        let values = |json: &[u8]| -> Vec<serde_json::Value> {
+            let lines = json.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+            lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
+        };
+        assert_eq!(values(&json), values(&rendered(Format::Json, &entries, false)));
+        assert!(!String::from_utf8(json).unwrap().contains(['\u{9b}', '\u{202e}']));
     }
 }

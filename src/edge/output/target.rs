@@ -1,7 +1,7 @@
 //! Target: where encoded bytes go: a file that appears whole, or something that is written as it comes.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -102,6 +102,11 @@ impl Target {
         Ok(())
     }
 
+    /// Tells whether people look at it as it is written.
+    pub fn is_terminal(&self) -> bool {
+        matches!(&self.place, Place::Direct(file) if file.is_terminal())
+    }
+
     fn new(name: String, place: Place) -> Self {
         Target { name, place, written: 0, begun: 0 }
     }
@@ -151,7 +156,8 @@ impl Place {
         let temporary = tempfile::Builder::new()
             .prefix(&prefix)
             .suffix(".part")
-            .permissions(Permissions::from_mode(0o666))
+            // What replaces a file that is for its user alone must be so from the beginning.
+            .permissions(Permissions::from_mode(if mode.is_some() { 0o600 } else { 0o666 }))
             .tempfile_in(directory)
             .map_err(without_path)
             .with_context(|| format!("{name}: cannot be created"))?;
@@ -220,6 +226,10 @@ mod tests {
         let mut target = Target::file(&path).unwrap();
         target.write_all(b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"old");
+        for name in names(directory.path()).iter().filter(|name| name.ends_with(".part")) {
+            let mode = fs::metadata(directory.path().join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "what is not finished is for nobody else");
+        }
         target.finish().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::edge::sanitize::sanitize;
+use crate::edge::sanitize::one_line;
 use crate::edge::table::phase_name;
 use crate::runtime::report::{Phase, Progress, Snapshot};
 
@@ -119,7 +119,7 @@ impl Progress for Bars {
 
     fn note(&mut self, line: &str) {
         // A terminal that is gone cannot show it.
-        let _ = self.screen.println(sanitize(line));
+        let _ = self.screen.println(one_line(line));
     }
 
     fn finish(&mut self) {

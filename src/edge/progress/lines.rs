@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use crate::edge::sanitize::sanitize;
+use crate::edge::sanitize::one_line;
 use crate::edge::table::phase_name;
 use crate::runtime::report::{Phase, Progress, Snapshot};
 
@@ -75,7 +75,7 @@ impl<W: Write> Progress for Lines<W> {
     }
 
     fn note(&mut self, line: &str) {
-        self.line(&sanitize(line));
+        self.line(&one_line(line));
     }
 
     fn finish(&mut self) {

@@ -17,9 +17,19 @@ meant() {
   fi
 }
 
+# Sets `lines` to the files with the command lines of our own processes. Those of others are not read: a process can
+# make everybody who reads its command line wait for as long as it likes.
+list_own() {
+  lines=
+  for process in /proc/[0-9]*; do
+    [ ! -O "$process" ] || lines="$lines $process/cmdline"
+  done
+}
+
 # Prints the process numbers of our workers on this machine.
 workers() {
-  for file in $(grep -lzF -e "$dir/worker-" /proc/[0-9]*/cmdline 2>/dev/null); do
+  list_own
+  for file in $(grep -lzF -e "$dir/worker-" $lines 2>/dev/null); do
     pid=${file#/proc/}
     pid=${pid%/cmdline}
     [ -O "/proc/$pid" ] || continue
@@ -64,7 +74,8 @@ stop_workers() {
 # Ends the uploads that a broken connection has left behind: until somebody tells this machine, which may be never, they
 # wait for bytes that do not come.
 end_uploads() {
-  for file in $(grep -lzF -e "$dir/mapreduce-" /proc/[0-9]*/cmdline 2>/dev/null); do
+  list_own
+  for file in $(grep -lzF -e "$dir/mapreduce-" $lines 2>/dev/null); do
     pid=${file#/proc/}
     pid=${pid%/cmdline}
     [ -O "/proc/$pid" ] || continue
@@ -114,7 +125,7 @@ remove_programs() {
       case $name in "$program"*) continue ;; esac
     fi
     for worker in "$dir"/worker-*; do
-      [ -d "$worker" ] || continue
+      [ -d "$worker" ] && [ ! -L "$worker" ] && [ -O "$worker" ] || continue
       used=$name
       { read -r used <"$worker/program"; } 2>/dev/null
       case $name in "${used:-$name}"*) continue 2 ;; esac
@@ -124,15 +135,15 @@ remove_programs() {
   done
 }
 
-# Leaves `dir` as it was named or, if it is there, by its true path.
+# Leaves `dir` as it was named or, if its place is there, by its true path. What is there and is no directory of ours
+# is not touched.
 clean() {
   name_dir
-  named=$dir
   # The directory may be gone though a worker still runs.
-  dir=$(cd -P -- "$dir" 2>/dev/null && pwd -P || printf %s "$dir")
+  true_dir
   stop_workers
   [ -n "$keep$only" ] || end_uploads
-  if [ -d "$dir" ] && [ ! -L "$named" ] && [ -O "$dir" ]; then
+  if [ -d "$dir" ] && check_way && check_dir; then
     remove_worker_dirs
     [ -n "$only" ] || remove_programs
     if [ -z "$keep$only" ]; then

@@ -41,16 +41,91 @@ name_dir() {
   esac
 }
 
-# Fails unless `dir` is a directory of ours that nobody else can write to.
+# Sets `dir` to its path without symbolic links, `dir` itself aside. Fails where there is no directory for it to lie in.
+true_dir() {
+  parent=$(cd -P -- "${dir%/*}/" 2>/dev/null && pwd -P) || return
+  dir=${parent%/}/${dir##*/}
+}
+
+# Tells whether nobody but us and root can put something else in the place of `dir`, a true path; if not, `why` says who
+# can. The home directory is where it ends, as with sshd: whoever can replace that can log in as us.
+check_way() {
+  home=$(cd -P -- "${HOME:-/}" 2>/dev/null && pwd -P)
+  way=$dir
+  set --
+  until [ -z "$way" ] || [ "$way" = "$home" ]; do
+    way=${way%/*}
+    set -- "$@" "${way:-/}"
+  done
+  [ $# -gt 0 ] || return 0
+  why="the permissions of $1 cannot be read"
+  rights=$(stat -c %u:%g:%a -- "$@") || return
+  for right in $rights; do
+    group=${right#*:}
+    group=${group%:*}
+    case ${right%%:*} in
+      0 | "$me") ;;
+      *) why="$1 belongs to another user, who could replace $dir" && return 1 ;;
+    esac
+    case ${right##*:} in
+      # Where the sticky bit is, only the owner of an entry may rename it.
+      [1357]???) ;;
+      *[2367]) why="everybody may write to $1, so that anybody could replace $dir" && return 1 ;;
+      *[2367]?) is_private "$group" || {
+        why="the group $group may write to $1, so that its members could replace $dir"
+        return 1
+      } ;;
+    esac
+    shift
+  done
+}
+
+# Tells whether the group $1 is root's, or one that a user has for himself alone, by its name.
+is_private() {
+  [ "$1" = 0 ] || { [ "$1" = "$(id -g)" ] && [ "$(id -gn)" = "$(id -un)" ]; }
+}
+
+# Tells whether `dir`, a true path, is a directory of ours; if not, `why` says what it is.
+#
+# A name may lead to something else from one look to the next. So what counts is what is seen from inside: where the
+# shell has gone to is one directory, whatever its name does meanwhile. If that is ours, and of the right path, then
+# nobody else can rename it any more, once `check_way` holds.
 check_dir() {
-  [ ! -L "$dir" ] || fail "$dir is a symbolic link, which is not followed"
-  [ -d "$dir" ] || fail "$dir is not a directory"
-  [ -O "$dir" ] || fail "$dir belongs to another user"
-  mode=$(stat -c %a "$dir") || fail "the permissions of $dir cannot be read"
-  case $mode in
-    700 | ?700) ;;
-    *) fail "$dir has permissions $mode instead of 700" ;;
-  esac
+  if [ -L "$dir" ]; then
+    why="$dir is a symbolic link, which is not followed$(whose)"
+  elif [ ! -d "$dir" ]; then
+    why="$dir is not a directory but $(kind)$(whose)"
+  elif [ ! -O "$dir" ]; then
+    why="$dir belongs to another user$(whose)"
+  elif ! cd -P -- "$dir" 2>/dev/null; then
+    why="$dir cannot be entered"
+  else
+    at=$(readlink /proc/self/cwd || pwd -P)
+    why="somebody puts something else in the place of $dir at this moment"
+    [ "$at" = "$dir" ] && [ -O . ] && mode=$(stat -c %a .) && why=
+    cd /
+    [ -z "$why" ] && return
+  fi
+  return 1
+}
+
+# Prints what `dir` is that is no directory.
+kind() {
+  if [ -f "$dir" ]; then
+    echo 'a file'
+  elif [ -p "$dir" ]; then
+    echo 'a named pipe'
+  elif [ -S "$dir" ]; then
+    echo 'a socket'
+  else
+    echo 'something else'
+  fi
+}
+
+# Prints whose `dir` is, if it is not ours.
+whose() {
+  owner=$(stat -c '%u %U' -- "$dir" 2>/dev/null) || return
+  [ "${owner%% *}" = "$me" ] || echo "; it is that of user ${owner#* } (${owner%% *})"
 }
 
 # Sets `digest` to that of the file $1; fails where no tool can tell it. The first tool is the fastest where it is

@@ -35,20 +35,11 @@ give_up() {
   fail "$1"
 }
 
+# Makes `dir`, unless it is there, and sees to it that it is for us alone.
 make_dir() {
-  parent=${dir%/*}
-  parent=${parent:-/}
-  [ -d "$parent" ] || fail "there is no directory $parent to make $dir in"
-  # Whoever may rename our directory could put his own in its place.
-  rights=$(stat -L -c '%u %a' "$parent") || fail "the permissions of $parent cannot be read"
-  case ${rights% *} in
-    0 | "$me") ;;
-    *) [ "$dir" = "$HOME" ] || fail "$parent belongs to another user, who could replace $dir" ;;
-  esac
-  case ${rights#* } in
-    [1357]???) ;;
-    *[2367]) fail "everybody may write to $parent, so that anybody could replace $dir" ;;
-  esac
+  [ -d "${dir%/*}/" ] || fail "there is no directory ${dir%/*} to make $dir in"
+  true_dir || fail "${dir%/*} cannot be entered"
+  check_way || fail "$why"
   made=
   if [ ! -d "$dir" ]; then
     if why=$(mkdir -m 700 -- "$dir" 2>&1); then
@@ -57,14 +48,20 @@ make_dir() {
       [ -e "$dir" ] || [ -L "$dir" ] || fail "$why"
     fi
   fi
-  check_dir
-  dir=$(cd -P -- "$dir" && pwd -P) || fail "$dir cannot be entered"
+  check_dir || fail "$why"
+  case $mode in
+    700 | ?700) ;;
+    *) fail "$dir has permissions $mode instead of 700" ;;
+  esac
 }
 
 # Tells whether the program is in `dir`, whole.
 find_program() {
   file=$dir/$program
-  [ -f "$file" ] && [ ! -L "$file" ] && [ -O "$file" ] && sha256 "$file" || return
+  [ -e "$file" ] || [ -L "$file" ] || return
+  # Whoever has put it there could do so when the directory was not for us alone yet.
+  [ -f "$file" ] && [ ! -L "$file" ] && [ -O "$file" ] || fail "$file is not a file of ours"
+  sha256 "$file" || return
   say digest "$digest"
   [ "$digest" = "$wanted" ] || return
   [ -x "$file" ] || chmod 700 "$file"

@@ -8,6 +8,7 @@
 
 pub mod clients;
 pub mod deadline;
+pub mod guest;
 pub mod held;
 pub mod netns;
 pub mod processes;
