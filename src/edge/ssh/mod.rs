@@ -3,7 +3,7 @@
 //! Invariant: one session, one thread. Every call has a deadline; dropping a session never waits.
 
 mod auth;
-mod config;
+pub mod config;
 mod connection;
 mod exec;
 mod jump;
