@@ -1,12 +1,14 @@
 //! Control: frames, and the messages in them.
 
 use mapreduce::logic::ids::{Epoch, JobId, SplitId, WorkerId};
-use mapreduce::logic::packing::Packing;
+use mapreduce::logic::packing::{Compress, Packing};
+use mapreduce::logic::partition::Seed;
 use mapreduce::wire::frame::{
     Kind, MAX_HELLO_BYTES, MAX_PAYLOAD_BYTES, read_frame, read_header, read_payload, write_frame,
 };
 use mapreduce::wire::message::{
-    FromWorker, Greeting, Hello, Role, Routes, ToWorker, decode_message, write_message,
+    Begin, FromWorker, Greeting, Hello, MAGIC, PROTOCOL, Role, Routes, ToWorker, decode_message,
+    write_message,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -148,6 +150,20 @@ fn messages() -> Vec<Vec<u8>> {
         seed(b'r', &Role::Status),
         seed(b'g', &Greeting::Refused { reason: "no".into(), program: "0.1.0".into() }),
     ];
+    let role = Role::Peer { job: JobId(7), epoch, source: WorkerId(0) };
+    let (magic, program, cluster) = (MAGIC.to_owned(), "0.1.0".to_owned(), "0f0f".to_owned());
+    seeds.push(seed(b'h', &Hello { magic, protocol: PROTOCOL, program, cluster, role }));
+    let begin = Begin {
+        job: JobId(u64::MAX),
+        name: "wordcount".into(),
+        params: r#"{"tokens":"word","ignore_case":false}"#.into(),
+        seed: Seed([1, u64::MAX]),
+        worker: WorkerId(1),
+        timeout_ms: 10_000,
+        compress: Compress::Always(Packing::Lz4),
+        members: vec!["worker-0.mapreduce".into(), String::new()],
+    };
+    seeds.push(seed(b't', &ToWorker::Begin(begin)));
     let cause = "a panic".to_owned();
     let dropped = vec![SplitId(1), SplitId(2)];
     seeds.push(seed(b'f', &FromWorker::MapFailed { split: SplitId(3), cause, dropped }));

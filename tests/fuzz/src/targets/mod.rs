@@ -1,6 +1,7 @@
 //! Targets: what is fuzzed: each takes any bytes, and checks what must hold of all of them.
 
 mod batches;
+mod cluster;
 mod control;
 mod files;
 mod ssh;
@@ -20,7 +21,7 @@ pub struct Target {
 pub const LONGEST: usize = 4 * KIB;
 
 /// All there are.
-pub const ALL: [Target; 11] = [
+pub const ALL: [Target; 15] = [
     control::FRAME,
     control::MESSAGE,
     batches::SPLITS,
@@ -32,6 +33,10 @@ pub const ALL: [Target; 11] = [
     files::RANGE,
     ssh::KNOWN_HOSTS,
     ssh::CONFIG,
+    cluster::HANDSHAKE,
+    cluster::IDENTITY,
+    cluster::ORDERS,
+    cluster::RECORD,
 ];
 
 /// For messages and what else is small.
