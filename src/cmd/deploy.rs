@@ -96,8 +96,8 @@ pub fn deploy(options: &DeployOptions, console: &Console) -> Result<(), CommandE
     conclude(hosts.len(), failed, &closed, options, console)
 }
 
-const PLAINTEXT_WARNING: &str = "no encryption: who reaches the workers can run jobs there, and who sees the network reads the input; \
-     `run` must say --insecure-plaintext, too";
+const PLAINTEXT_WARNING: &str = "no encryption: who reaches the workers can run jobs there, and who sees the network \
+     reads the input; `run` must say --insecure-plaintext, too";
 
 fn deploy_to_all(
     deployment: &Deployment,

@@ -1,4 +1,4 @@
-//! Identity: who a process is within one cluster: a certificate, its private key, and the authority that signed both sides.
+//! Identity: who a process is within one cluster: a certificate, its key, and the authority that signed both sides.
 //!
 //! The authority lives only while certificates are made: its private key is never written anywhere, so nobody can make
 //! a further certificate of the cluster, not even who reads all its files. Certificates do not expire: clocks of lab

@@ -1,4 +1,4 @@
-//! Net: connections, made and accepted here and nowhere else: over TCP or what an SSH session carries, encrypted or not.
+//! Net: connections, made and accepted here alone: over TCP or what an SSH session carries, encrypted or not.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};

@@ -5,8 +5,8 @@
 //! in one direction never stops the other. Only the writing end writes to the socket, so records leave in the order in
 //! which they were made.
 //!
-//! There is no good-bye of TLS's own: what matters ends with an end frame or an acknowledgement, and whatever ends without
-//! counts as torn.
+//! There is no good-bye of TLS's own: what matters ends with an end frame or an acknowledgement, and whatever ends
+//! without counts as torn.
 
 mod config;
 mod session;

@@ -16,6 +16,19 @@ pub struct Inbox<B> {
     /// Who has begun a stream.
     sources: BTreeSet<WorkerId>,
     partitions: HashMap<Partition, Vec<B>>,
+    /// Bytes of all batches that are held.
+    bytes: u64,
+    /// The most that may be held.
+    limit: u64,
+}
+
+/// Why a batch is not taken in.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PutError {
+    #[error(transparent)]
+    Stale(#[from] Stale),
+    #[error("the peers have more for this worker than the {0} bytes that it may hold")]
+    Full(u64),
 }
 
 /// The stream belongs to an epoch that is over, its source has one already, or is none of the workers.
@@ -33,13 +46,18 @@ pub enum NotWhole {
     OtherSources,
 }
 
-impl<B> Default for Inbox<B> {
-    fn default() -> Self {
-        Self { epoch: None, over: Epoch(0), sources: BTreeSet::new(), partitions: HashMap::new() }
-    }
-}
-
 impl<B> Inbox<B> {
+    /// Makes an inbox that holds batches of `limit` bytes at most, all together.
+    pub fn new(limit: u64) -> Self {
+        Self::after(Epoch(0), None, limit)
+    }
+
+    /// Makes an empty inbox for the epoch that is `current`, when those up to `over` are.
+    fn after(over: Epoch, current: Option<Epoch>, limit: u64) -> Self {
+        let (sources, partitions) = (BTreeSet::new(), HashMap::new());
+        Self { epoch: current, over, sources, partitions, bytes: 0, limit }
+    }
+
     /// Opens the stream of `source` in `epoch`. A newer epoch drops what is held of an older one.
     ///
     /// # Errors
@@ -49,7 +67,7 @@ impl<B> Inbox<B> {
             return Err(Stale("its epoch is over"));
         }
         if self.epoch != Some(epoch) {
-            *self = Self { epoch: Some(epoch), over: self.over, ..Self::default() };
+            *self = Self::after(self.over, Some(epoch), self.limit);
         }
         if !self.sources.insert(source) {
             return Err(Stale("its source has sent one already"));
@@ -57,14 +75,16 @@ impl<B> Inbox<B> {
         Ok(())
     }
 
-    /// Takes a batch of a stream of `epoch` in.
+    /// Takes a batch of a stream of `epoch` in, which is held in so many bytes.
     ///
     /// # Errors
-    /// If the epoch is not the current one.
-    pub fn put(&mut self, epoch: Epoch, partition: Partition, batch: B) -> Result<(), Stale> {
+    /// If the epoch is not the current one, or there is no room.
+    pub fn put(&mut self, epoch: Epoch, partition: Partition, batch: B, bytes: u64) -> Result<(), PutError> {
         if self.epoch != Some(epoch) {
-            return Err(Stale("its epoch is over"));
+            return Err(Stale("its epoch is over").into());
         }
+        self.bytes = (self.bytes.checked_add(bytes).filter(|sum| *sum <= self.limit))
+            .ok_or(PutError::Full(self.limit))?;
         self.partitions.entry(partition).or_default().push(batch);
         Ok(())
     }
@@ -81,12 +101,13 @@ impl<B> Inbox<B> {
         // Who is alone gets no stream, so no epoch either: what is held may be of an older one.
         match self.epoch {
             Some(current) if current > epoch => return Err(NotWhole::Superseded),
-            Some(current) if current < epoch => *self = Self { over: self.over, ..Self::default() },
+            Some(current) if current < epoch => *self = Self::after(self.over, None, self.limit),
             _ => {}
         }
         if self.sources != *sources {
             return Err(NotWhole::OtherSources);
         }
+        self.bytes = 0;
         Ok(std::mem::take(&mut self.partitions))
     }
 
@@ -94,7 +115,7 @@ impl<B> Inbox<B> {
     pub fn forget(&mut self, epoch: Epoch) {
         self.over = self.over.max(epoch);
         if self.epoch.is_some_and(|current| current <= epoch) {
-            *self = Self { over: self.over, ..Self::default() };
+            *self = Self::after(self.over, None, self.limit);
         }
     }
 }
@@ -112,29 +133,42 @@ mod tests {
 
     #[test]
     fn a_source_sends_one_stream_an_epoch_and_none_of_an_older_one() {
-        let mut inbox = Inbox::default();
+        let mut inbox = Inbox::new(10);
         inbox.open(EPOCH, SOURCE).expect("the first stream");
         assert!(inbox.open(EPOCH, SOURCE).is_err(), "a second stream of the same source");
         assert!(inbox.open(Epoch(1), WorkerId(2)).is_err(), "an epoch that is over");
-        inbox.put(EPOCH, Partition(5), 'a').expect("it is of this epoch");
-        assert!(inbox.put(Epoch(1), Partition(5), 'b').is_err());
+        inbox.put(EPOCH, Partition(5), 'a', 1).expect("it is of this epoch");
+        assert!(inbox.put(Epoch(1), Partition(5), 'b', 1).is_err());
         assert_eq!(inbox.take(EPOCH, &sources(&[1])), Ok(HashMap::from([(Partition(5), vec!['a'])])));
     }
 
     #[test]
-    fn a_newer_epoch_drops_what_is_held() {
-        let mut inbox = Inbox::default();
+    fn no_more_is_held_than_may_be() {
+        let mut inbox = Inbox::new(10);
         inbox.open(EPOCH, SOURCE).expect("the first stream");
-        inbox.put(EPOCH, Partition(0), 'a').expect("it is of this epoch");
+        inbox.put(EPOCH, Partition(0), 'a', 7).expect("there is room");
+        assert_eq!(inbox.put(EPOCH, Partition(1), 'b', 4), Err(PutError::Full(10)));
+        assert_eq!(inbox.put(EPOCH, Partition(1), 'b', u64::MAX), Err(PutError::Full(10)));
+        inbox.put(EPOCH, Partition(1), 'c', 3).expect("there is room");
         inbox.open(Epoch(3), SOURCE).expect("a newer epoch");
-        assert!(inbox.put(EPOCH, Partition(0), 'b').is_err());
+        inbox.put(Epoch(3), Partition(0), 'd', 10).expect("what was held is dropped");
+        inbox.take(Epoch(3), &sources(&[1])).expect("it is whole");
+    }
+
+    #[test]
+    fn a_newer_epoch_drops_what_is_held() {
+        let mut inbox = Inbox::new(10);
+        inbox.open(EPOCH, SOURCE).expect("the first stream");
+        inbox.put(EPOCH, Partition(0), 'a', 1).expect("it is of this epoch");
+        inbox.open(Epoch(3), SOURCE).expect("a newer epoch");
+        assert!(inbox.put(EPOCH, Partition(0), 'b', 1).is_err());
         assert_eq!(inbox.take(EPOCH, &sources(&[1])), Err(NotWhole::Superseded));
         assert_eq!(inbox.take(Epoch(3), &sources(&[1])), Ok(HashMap::new()));
     }
 
     #[test]
     fn nothing_is_taken_unless_each_worker_and_nobody_else_has_sent() {
-        let mut inbox = Inbox::<char>::default();
+        let mut inbox = Inbox::<char>::new(10);
         assert_eq!(inbox.take(EPOCH, &sources(&[])), Ok(HashMap::new()), "who is alone gets no stream");
         inbox.open(EPOCH, SOURCE).expect("the first stream");
         assert_eq!(inbox.take(EPOCH, &sources(&[])), Err(NotWhole::OtherSources));
@@ -144,11 +178,11 @@ mod tests {
 
     #[test]
     fn what_is_over_is_dropped_and_refused() {
-        let mut inbox = Inbox::default();
+        let mut inbox = Inbox::new(10);
         inbox.open(EPOCH, SOURCE).expect("the first stream");
-        inbox.put(EPOCH, Partition(0), 'a').expect("it is of this epoch");
+        inbox.put(EPOCH, Partition(0), 'a', 1).expect("it is of this epoch");
         inbox.forget(EPOCH);
-        assert!(inbox.put(EPOCH, Partition(0), 'b').is_err(), "its sender has not heard yet");
+        assert!(inbox.put(EPOCH, Partition(0), 'b', 1).is_err(), "its sender has not heard yet");
         assert!(inbox.open(EPOCH, WorkerId(2)).is_err());
         inbox.open(Epoch(3), SOURCE).expect("a newer epoch");
         assert_eq!(inbox.take(Epoch(3), &sources(&[1])), Ok(HashMap::new()));

@@ -27,8 +27,8 @@ pub enum Event {
     Shuffle { epoch: Epoch, workers: Vec<WorkerId> },
     /// This worker has sent all that belongs to others, and it was acknowledged.
     SentAll { epoch: Epoch, bytes: u64 },
-    /// This worker could not make what belongs to others.
-    SendFailed { epoch: Epoch, cause: String },
+    /// This worker could not make what belongs to others, or not hold what they sent.
+    ShuffleFailed { epoch: Epoch, cause: String },
     /// The stream from `source` arrived whole.
     StreamEnded { epoch: Epoch, source: WorkerId },
     /// A stream to or from `peer` broke.
@@ -197,7 +197,7 @@ impl Worker {
                 }
                 self.shuffled()
             }
-            Event::SendFailed { epoch, cause } => match self.state {
+            Event::ShuffleFailed { epoch, cause } => match self.state {
                 State::Shuffling { epoch: current, .. } if current == epoch => {
                     vec![Command::Refuse { cause }]
                 }

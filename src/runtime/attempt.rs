@@ -72,7 +72,7 @@ impl<J: Job> Attempt<J> {
                     Ok(Err(SendError::Peers)) => return,
                     Ok(Err(SendError::Own(cause))) | Err(cause) => {
                         let cause = format!("the shuffle cannot be sent: {cause}");
-                        Input::Happened(Event::SendFailed { epoch, cause })
+                        Input::Happened(Event::ShuffleFailed { epoch, cause })
                     }
                 },
             };

@@ -8,46 +8,77 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::logic::ids::Epoch;
-use crate::logic::inbox;
+use crate::logic::inbox::{self, PutError};
 use crate::wire::frame::{FrameError, Header, Kind, MAX_PAYLOAD_BYTES, read_header, write_frame};
 use crate::wire::receive::read_batch;
 
 use super::link::{BEAT_INTERVAL, Connection, READ_BUFFER_BYTES};
 
 /// What arrived from peers. A lock: one thread for each source puts in, the reduce takes out.
-#[derive(Default)]
 pub(crate) struct Inbox(Mutex<inbox::Inbox<Vec<u8>>>);
 
 impl Inbox {
+    /// Makes an inbox that holds `limit` bytes at most.
+    pub(crate) fn new(limit: u64) -> Self {
+        Self(Mutex::new(inbox::Inbox::new(limit)))
+    }
+
     /// Gives access to what is held.
     pub(crate) fn lock(&self) -> MutexGuard<'_, inbox::Inbox<Vec<u8>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Why a stream was not received.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ReceiveError {
+    /// It broke, or is stale.
+    Peer(String),
+    /// There is no room for it here.
+    Own(String),
+}
+
+impl From<FrameError> for ReceiveError {
+    fn from(error: FrameError) -> Self {
+        Self::Peer(error.to_string())
+    }
+}
+
+impl From<PutError> for ReceiveError {
+    fn from(error: PutError) -> Self {
+        match error {
+            PutError::Stale(_) => Self::Peer(error.to_string()),
+            PutError::Full(_) => Self::Own(error.to_string()),
+        }
+    }
+}
+
 /// Receives one peer's stream, acknowledging each batch, until its end.
 ///
 /// # Errors
-/// If the stream breaks or is stale.
-pub(crate) fn receive_stream(connection: Connection, inbox: &Inbox, epoch: Epoch) -> Result<(), String> {
+/// If the stream breaks or is stale, or there is no room.
+pub(crate) fn receive_stream(
+    connection: Connection,
+    inbox: &Inbox,
+    epoch: Epoch,
+) -> Result<(), ReceiveError> {
     let Connection { reader, writer, .. } = connection;
     let taking = Taking { reader, writer, said: Instant::now() };
     let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, taking);
     let acknowledge = |reader: &mut BufReader<Taking>| {
-        let said = reader.get_mut().say(Kind::Ack);
-        said.map_err(|error| FrameError::from(error).to_string())
+        reader.get_mut().say(Kind::Ack).map_err(|error| FrameError::from(error).into())
     };
     let mut buffers = [Vec::new(), Vec::new()];
-    let text = |error: FrameError| error.to_string();
     loop {
-        match read_header(&mut reader, MAX_PAYLOAD_BYTES).map_err(text)? {
+        match read_header(&mut reader, MAX_PAYLOAD_BYTES)? {
             Some(Header { kind: Kind::Batch, length }) => {
-                let (partition, batch) = read_batch(&mut reader, &mut buffers, length).map_err(text)?;
-                inbox.lock().put(epoch, partition, batch).map_err(|error| error.to_string())?;
+                let (partition, batch) = read_batch(&mut reader, &mut buffers, length)?;
+                let held = batch.capacity() as u64;
+                inbox.lock().put(epoch, partition, batch, held)?;
                 acknowledge(&mut reader)?;
             }
             Some(Header { kind: Kind::Beat, .. }) => {}
-            Some(Header { kind, .. }) => return Err(FrameError::Unexpected(kind).to_string()),
+            Some(Header { kind, .. }) => return Err(FrameError::Unexpected(kind).into()),
             None => return acknowledge(&mut reader),
         }
     }
@@ -97,9 +128,9 @@ mod tests {
     const SOURCE: WorkerId = WorkerId(1);
 
     /// Receives what `send` sends: how it ended, and what is in the inbox.
-    fn receive(send: impl FnOnce(Connection) + Send) -> (Result<(), String>, usize) {
+    fn receive_into(limit: u64, send: impl FnOnce(Connection) + Send) -> (Result<(), ReceiveError>, usize) {
         let [sender, receiver] = pair();
-        let inbox = Inbox::default();
+        let inbox = Inbox::new(limit);
         inbox.lock().open(EPOCH, SOURCE).expect("the first stream");
         let received = std::thread::scope(|scope| {
             scope.spawn(move || send(sender));
@@ -107,6 +138,23 @@ mod tests {
         });
         let held = inbox.lock().take(EPOCH, &BTreeSet::from([SOURCE])).expect("it is of this epoch");
         (received, held.values().map(Vec::len).sum())
+    }
+
+    fn receive(send: impl FnOnce(Connection) + Send) -> (Result<(), String>, usize) {
+        let (received, held) = receive_into(1 << 20, send);
+        let text = |error| match error {
+            ReceiveError::Peer(cause) => cause,
+            ReceiveError::Own(cause) => panic!("there is room: {cause}"),
+        };
+        (received.map_err(text), held)
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_is_no_fault_of_the_peer() {
+        let full = receive_into(3, |mut connection| {
+            let _ = write_frame(&mut connection.writer, Kind::Batch, &[b"\0\0\0\0\0\x02\0\0\0ab"]);
+        });
+        assert!(matches!(&full.0, Err(ReceiveError::Own(cause)) if cause.contains("3 bytes")), "{full:?}");
     }
 
     #[test]

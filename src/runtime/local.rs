@@ -8,6 +8,7 @@ use crate::job::Job;
 use crate::logic::ids::WorkerId;
 use crate::logic::worker::Event;
 
+use super::inbox::Inbox;
 use super::link::{Answer, Link, Listener, Order};
 use super::source::SplitSource;
 use super::worker::{Input, Setup, inputs, run};
@@ -41,7 +42,7 @@ pub fn start_local<J: Job>(
             window: usize::MAX,
             memory: u64::MAX,
             peers: None,
-            inbox: Arc::default(),
+            inbox: Arc::new(Inbox::new(0)),
         };
         let to_worker = sender.clone();
         let translated = spawn("mr:orders".into(), move || {

@@ -26,7 +26,7 @@ use crate::wire::message::{
 };
 
 use super::greet::{PROGRAM, Until};
-use super::inbox::{Inbox, receive_stream};
+use super::inbox::{Inbox, ReceiveError, receive_stream};
 use super::link::{Connection, Knock, Listen, Network};
 use super::spawn;
 use job::serve_client;
@@ -54,8 +54,8 @@ pub type Log = Box<dyn Fn(&str) + Send + Sync>;
 /// How long a stranger may take to say who it is.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connections at a time of those who belong here: several clients with all their peers. With as many streams to other workers, that is still
-/// below the usual limit of 1024 open files.
+/// Connections at a time of those who belong here: several clients with all their peers. With as many streams to other
+/// workers, that is still below the usual limit of 1024 open files.
 const MAX_CONNECTIONS: usize = 500;
 
 struct Server {
@@ -337,11 +337,16 @@ fn converse<J: Job>(server: &Arc<Server>, mut connection: Connection, hello: Hel
 
 /// Receives a peer's stream and tells the job how it ended.
 fn serve_peer(entry: &Entry, connection: Connection, epoch: Epoch, source: WorkerId) -> Result<(), String> {
-    let deadline = connection.control.set_deadline(entry.timeout).map_err(|error| error.to_string());
+    let deadline =
+        connection.control.set_deadline(entry.timeout).map_err(|error| FrameError::from(error).into());
     let received = deadline.and_then(|()| receive_stream(connection, &entry.inbox, epoch));
-    (entry.happened)(match &received {
-        Ok(()) => Event::StreamEnded { epoch, source },
-        Err(cause) => Event::StreamFailed { epoch, peer: source, cause: cause.clone() },
-    });
-    received
+    let (event, said) = match received {
+        Ok(()) => (Event::StreamEnded { epoch, source }, Ok(())),
+        Err(ReceiveError::Peer(cause)) => {
+            (Event::StreamFailed { epoch, peer: source, cause: cause.clone() }, Err(cause))
+        }
+        Err(ReceiveError::Own(cause)) => (Event::ShuffleFailed { epoch, cause: cause.clone() }, Err(cause)),
+    };
+    (entry.happened)(event);
+    said
 }

@@ -216,7 +216,7 @@ fn what_is_late_of_an_abandoned_epoch_counts_nothing() {
     worker.handle(shuffle(1, &[0, 1]));
     worker.handle(shuffle(2, &[0, 2]));
     assert_eq!(worker.handle(Event::SentAll { epoch: Epoch(1), bytes: 5 }), []);
-    assert_eq!(worker.handle(Event::SendFailed { epoch: Epoch(1), cause: "it is over".into() }), []);
+    assert_eq!(worker.handle(Event::ShuffleFailed { epoch: Epoch(1), cause: "it is over".into() }), []);
     assert_eq!(worker.handle(Event::StreamEnded { epoch: Epoch(1), source: WorkerId(2) }), []);
     let cause = "connection refused".to_owned();
     let broke = |epoch| Event::StreamFailed { epoch, peer: WorkerId(1), cause: cause.clone() };
@@ -299,7 +299,7 @@ fn credit_of_a_merge_that_was_broken_off_is_for_nobody() {
 fn a_worker_that_cannot_send_or_reduce_gives_up_and_accuses_nobody() {
     let mut worker = Worker::new(WorkerId(0), 2);
     worker.handle(shuffle(1, &[0, 1]));
-    let failed = |epoch| Event::SendFailed { epoch, cause: "the job panicked".to_owned() };
+    let failed = |epoch| Event::ShuffleFailed { epoch, cause: "the job panicked".to_owned() };
     assert_eq!(worker.handle(failed(Epoch(0))), [], "of an epoch that is over");
     assert!(refused(&worker.handle(failed(EPOCH))));
     let mut worker = shuffled(1);

@@ -142,7 +142,7 @@ fn run_job<J: Job>(
     reader: Box<dyn Read + Send>,
     answers: &Sender<Outgoing<J::Value>>,
 ) -> Result<(), Broken> {
-    let inbox = Arc::new(Inbox::default());
+    let inbox = Arc::new(Inbox::new(server.options.memory));
     let (sender, received) = inputs::<J::Value>();
     let to_loop = sender.clone();
     let happened: Arc<dyn Fn(Event) + Send + Sync> = Arc::new(move |event| {

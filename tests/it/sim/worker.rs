@@ -114,7 +114,7 @@ impl WorkerJob {
     fn new(me: WorkerId, threads: u32) -> Self {
         Self {
             machine: Worker::new(me, window(threads)),
-            inbox: Inbox::default(),
+            inbox: Inbox::new(u64::MAX),
             queue: VecDeque::new(),
             arrived: BTreeMap::new(),
             threads: (0..threads).map(|_| MapThread::default()).collect(),
