@@ -1,8 +1,8 @@
 //! Relay: what stands between libssh2 and the network, so that no call of the library takes in more than some packets.
 //!
 //! The library reads its socket until that is empty, keeps packets that nobody asked for, and looks at no clock
-//! meanwhile: a host that sends faster than it reads would hold it for ever, and take all memory. So it is given one end
-//! of a socket pair. What came from the host is passed on before each call, as much as the pair holds, and counted;
+//! meanwhile: a host that sends faster than it reads would hold it for ever, and take all memory. So it is given one
+//! end of a socket pair. What came from the host is passed on before each call, as much as the pair holds, and counted;
 //! what the library wrote is passed on after it. The copy costs little beside the cipher.
 
 use std::io::{self, Read, Write};
