@@ -331,3 +331,22 @@ fn agent_answers(socket: &Path) -> io::Result<()> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_that_asks_without_end_is_answered_with_nothing() {
+        let mut dialogue = Dialogue { host: "h", password: "secret", rounds: 0 };
+        let hidden = || Prompt { text: "Password: ".into(), echo: false };
+        for round in 1..100 {
+            let answer = if round <= MAX_ROUNDS { "secret" } else { "" };
+            assert_eq!(dialogue.prompt("u", "", &[hidden()]), [answer], "{round}");
+        }
+        let mut dialogue = Dialogue { host: "h", password: "secret", rounds: 0 };
+        let many: Vec<_> = (0..100).map(|_| hidden()).collect();
+        assert_eq!(dialogue.prompt("u", "", &many), vec![""; 100]);
+        assert!(dialogue.prompt("u", "", &[]).is_empty());
+    }
+}

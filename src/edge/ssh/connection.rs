@@ -137,7 +137,7 @@ impl Connection {
     pub fn new(socket: OwnedFd) -> Result<Connection, CallError> {
         let mut session = ssh2::Session::new()?;
         let relay = Relay::new(socket)?;
-        session.set_tcp_stream(relay.library_end().try_clone()?);
+        session.set_tcp_stream(relay.library_end());
         session.set_blocking(false);
         Ok(Connection { session, relay, taken: 0, given_up: false })
     }

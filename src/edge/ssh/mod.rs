@@ -236,9 +236,14 @@ fn establish(socket: OwnedFd, login: &Login, options: &SshOptions) -> Result<Con
     shake_hands(&mut connection, &known, (name, port), options).map_err(at(Step::Handshake))?;
     let key = connection.session().host_key().map(|(key, _)| PublicKey(key.to_vec()));
     let key = key.context("the host presents no key").map_err(at(Step::HostKey))?;
-    trust::check(login, &key, &known, &file, options.new_host_keys).map_err(at(Step::HostKey))?;
-    auth::authenticate(&mut connection, login, options.timeout).map_err(at(Step::Authenticate))?;
-    Ok(connection)
+    let asked = trust::check(login, &key, &known, &file, options.new_host_keys).map_err(at(Step::HostKey))?;
+    match auth::authenticate(&mut connection, login, options.timeout) {
+        Ok(()) => Ok(connection),
+        Err(cause) if asked && cause.downcast_ref().is_some_and(CallError::is_disconnect) => {
+            Err((Step::Connect, trust::AcceptedLate.into()))
+        }
+        Err(cause) => Err((Step::Authenticate, cause)),
+    }
 }
 
 fn shake_hands(

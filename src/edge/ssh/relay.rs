@@ -1,14 +1,15 @@
 //! Relay: what stands between libssh2 and the network, so that no call of the library takes in more than some packets.
 //!
 //! The library reads its socket until that is empty, keeps packets that nobody asked for, and looks at no clock
-//! meanwhile: a host that sends faster than it reads would hold it for ever, and take all memory. So it is given one end
-//! of a socket pair. What came from the host is passed on before each call, as much as the pair holds, and counted;
+//! meanwhile: a host that sends faster than it reads would hold it for ever, and take all memory. So it is given one
+//! end of a socket pair. What came from the host is passed on before each call, as much as the pair holds, and counted;
 //! what the library wrote is passed on after it. The copy costs little beside the cipher.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -20,8 +21,8 @@ pub struct Relay {
     /// The connection to the host: TCP, or a tunnel.
     outside: OwnedFd,
     inside: UnixStream,
-    /// Where libssh2 reads and writes.
-    library: UnixStream,
+    /// Where libssh2 reads and writes. Shared with it: descriptors are scarce where many hosts are visited.
+    library: Arc<UnixStream>,
     /// From the host to libssh2.
     inward: Buffer,
     /// From libssh2 to the host.
@@ -52,7 +53,7 @@ impl Relay {
         Ok(Relay {
             outside,
             inside,
-            library,
+            library: Arc::new(library),
             inward: Buffer::default(),
             outward: Buffer::default(),
             ended: false,
@@ -62,8 +63,8 @@ impl Relay {
     }
 
     /// The socket for libssh2.
-    pub fn library_end(&self) -> &UnixStream {
-        &self.library
+    pub fn library_end(&self) -> Arc<UnixStream> {
+        self.library.clone()
     }
 
     /// Bytes that came from the host.

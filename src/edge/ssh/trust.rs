@@ -1,17 +1,13 @@
 //! Trust: whether the key that a host presents is taken.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 
 use super::known_hosts::{self, HostKeyError, KnownHosts, PublicKey, Unaccepted, Verdict};
 use super::login::Login;
 use super::prompt::{self, Asked};
 use crate::edge::sanitize::sanitize;
-
-/// A host that has waited so long for its user is connected to anew; sshd itself hangs up after two minutes.
-const HOST_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What becomes of a host whose key is not known. One whose key has changed is always refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,49 +21,48 @@ pub enum NewHostKeys {
     Ask,
 }
 
-/// The key is known now, but the user took so long that the host may have hung up.
+/// The host has hung up while its user was asked about its key, which is known now.
 #[derive(Debug, thiserror::Error)]
-#[error("the host waited too long for the answer")]
+#[error("the host did not wait for the answer")]
 pub struct AcceptedLate;
 
 /// Takes or refuses `key`, which the host of `login` presents; `known` is what was read before from `file`, where a key
-/// that is new is recorded.
+/// that is new is recorded. Tells whether the user was asked, which takes longer than hosts may wait.
 ///
 /// # Errors
-/// [`HostKeyError`] if it must not be trusted, [`AcceptedLate`] to have it tried again.
+/// [`HostKeyError`] if it must not be trusted.
 pub fn check(
     login: &Login,
     key: &PublicKey,
     known: &KnownHosts,
     file: &Path,
     policy: NewHostKeys,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let (name, port) = login.known_as();
     if known.check(name, port, key)? == Verdict::Known {
-        return Ok(());
+        return Ok(false);
     }
-    let unknown = |why| HostKeyError::Unknown {
+    let why = match policy {
+        NewHostKeys::Accept => return record(login, key, file).map(|()| false),
+        NewHostKeys::Refuse => Unaccepted::Policy,
+        NewHostKeys::Ask => {
+            let is_recorded =
+                || anyhow::Ok(KnownHosts::read(file)?.check(name, port, key)? == Verdict::Known);
+            match prompt::confirm(&question(login, key), is_recorded)? {
+                Asked::Right => return record(login, key, file).map(|()| true),
+                Asked::Wrong => Unaccepted::User,
+                Asked::NoTerminal => Unaccepted::NoTerminal,
+            }
+        }
+    };
+    Err(HostKeyError::Unknown {
         name: known_hosts::known_as(name, port),
         presented: key.fingerprint(),
         line: known_hosts::line(name, port, key),
         file: file.to_path_buf(),
         why,
-    };
-    match policy {
-        NewHostKeys::Accept => record(login, key, file),
-        NewHostKeys::Refuse => Err(unknown(Unaccepted::Policy).into()),
-        NewHostKeys::Ask => {
-            let asked = Instant::now();
-            let is_recorded =
-                || anyhow::Ok(KnownHosts::read(file)?.check(name, port, key)? == Verdict::Known);
-            match prompt::confirm(&question(login, key), is_recorded)? {
-                Asked::Right => record(login, key, file)?,
-                Asked::Wrong => return Err(unknown(Unaccepted::User).into()),
-                Asked::NoTerminal => return Err(unknown(Unaccepted::NoTerminal).into()),
-            }
-            if asked.elapsed() < HOST_PATIENCE { Ok(()) } else { Err(anyhow!(AcceptedLate)) }
-        }
     }
+    .into())
 }
 
 fn record(login: &Login, key: &PublicKey, file: &Path) -> anyhow::Result<()> {

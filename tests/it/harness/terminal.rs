@@ -7,13 +7,17 @@ use std::time::Duration;
 
 use super::{Lab, MARKER, processes};
 
+/// How long a user thinks. The program switches the echo off after it has asked, and drops what was typed before.
+const PAUSE: Duration = Duration::from_millis(300);
+
 /// What stood on the terminal, and the exit code.
 pub struct Screen {
     pub text: String,
     pub code: Option<i32>,
 }
 
-/// Runs a shell's `line` on a terminal, set up by `prepare`; types `lines`, each when `prompt` shows up once more.
+/// Runs a shell's `line` on a terminal, set up by `prepare`; types `lines`, each when `prompt` has shown up once more
+/// and `pause` has passed.
 ///
 /// `script` is the terminal. After `limit` the command is ended.
 pub fn typed(
@@ -21,6 +25,7 @@ pub fn typed(
     prepare: impl FnOnce(&mut Command),
     prompt: &str,
     lines: &[&str],
+    pause: Duration,
     limit: Duration,
 ) -> Screen {
     let mut command = Command::new("script");
@@ -40,8 +45,7 @@ pub fn typed(
     while let Ok(n @ 1..) = output.read(&mut chunk) {
         text += &String::from_utf8_lossy(&chunk[..n]);
         while answered < lines.len() && text.matches(prompt).count() > answered {
-            // The program switches the echo off after it has asked, and drops what was typed before.
-            std::thread::sleep(Duration::from_millis(300));
+            std::thread::sleep(pause);
             keyboard.write_all(lines[answered].as_bytes()).unwrap();
             answered += 1;
         }
@@ -53,8 +57,13 @@ pub fn typed(
 
 /// Runs the test `name` of this binary as a child on a terminal.
 pub fn child(name: &str, prompt: &str, lines: &[&str], limit: Duration) -> Screen {
+    slow_child(name, prompt, lines, PAUSE, limit)
+}
+
+/// The same with a user who takes `pause` for each answer.
+pub fn slow_child(name: &str, prompt: &str, lines: &[&str], pause: Duration, limit: Duration) -> Screen {
     let line = format!("'{}' --exact {name} --nocapture", std::env::current_exe().unwrap().display());
-    typed(&line, |command| _ = command.env("MAPREDUCE_TEST_CHILD", "1"), prompt, lines, limit)
+    typed(&line, |command| _ = command.env("MAPREDUCE_TEST_CHILD", "1"), prompt, lines, pause, limit)
 }
 
 impl Lab {
@@ -70,6 +79,6 @@ impl Lab {
                 .env("MAPREDUCE_SSH_CONFIG", self.ssh_config())
                 .env("MAPREDUCE_KNOWN_HOSTS", self.known_hosts());
         };
-        typed(&line, prepare, prompt, lines, limit)
+        typed(&line, prepare, prompt, lines, PAUSE, limit)
     }
 }

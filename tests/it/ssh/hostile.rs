@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use mapreduce::edge::failure::{HostFailure, HostName, Step};
 use mapreduce::edge::ssh::{Session, Target};
 
-use super::{LIMIT, report};
-use crate::harness::{Lab, is_child, run_as_child, with_deadline};
+use super::{LIMIT, TIMEOUT, connect, logged_in, report};
+use crate::harness::{Lab, LabOptions, is_child, run_as_child, with_deadline};
 
 /// The time-out in these tests.
 const SHORT: Duration = Duration::from_secs(2);
@@ -82,6 +82,39 @@ fn endless_packets_before_the_keys_end_soon_and_are_not_kept() {
         for payload in [&b"\x02\0\0\0\x01x"[..], b"\xc8flood", b"\x63\0\0\0\0", &[0x5e; 20_000], b"\x15"] {
             let failure = log_in_to(b"SSH-2.0-flood\r\n", packets(payload));
             assert_eq!(failure.step, Step::Handshake, "{}", report(&failure));
+        }
+    });
+}
+
+#[test]
+fn endless_output_of_a_command_ends_it() {
+    in_child("ssh::hostile::endless_output_of_a_command_ends_it", || {
+        let lab = Lab::start(1);
+        for command in ["yes", "yes >&2"] {
+            let mut session = logged_in(&lab, 0);
+            let error = session.run(command, b"", TIMEOUT).unwrap_err();
+            assert!(format!("{error:#}").contains("the command wrote more than 8 MiB"), "{error:#}");
+        }
+        // Of what explains a failure, the beginning is told.
+        let output = logged_in(&lab, 0).run("yes no | head -c 5000000 >&2; exit 1", b"", TIMEOUT).unwrap();
+        assert!(output.success().is_err_and(|error| format!("{error:#}").len() < 5000));
+    });
+}
+
+#[test]
+fn host_behind_a_jump_host_has_an_address_that_a_host_can_have() {
+    with_deadline(LIMIT, || {
+        for told in ["255.255.255.255", "0.0.0.0", "224.0.0.1", "$(id)", "\u{1b}[2Jgone", ""] {
+            let lab = Lab::with(LabOptions {
+                hosts: 2,
+                before_command: Some(format!("SSH_CONNECTION='127.0.0.1 1 {told} 22'")),
+                ssh_config: vec!["Host tp-test-02\n  ProxyJump tp-test-01".into()],
+                ..LabOptions::default()
+            });
+            let failure = connect(&lab, 1).unwrap_err();
+            assert_eq!(failure.step, Step::Probe, "{}", report(&failure));
+            let said = report(&failure);
+            assert!(said.contains("does not tell its address") && !said.contains('\u{1b}'), "{said}");
         }
     });
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use mapreduce::edge::failure::{HostFailure, Step};
 use mapreduce::edge::ssh::{NewHostKeys, Session, SshOptions};
@@ -230,5 +231,24 @@ fn user_is_asked_once_about_a_host_that_many_sessions_meet() {
         });
         assert!(inside == 0 || inside == 6, "{inside}");
         eprintln!("{}", if inside == 0 { "none gets in" } else { "all get in" });
+    });
+}
+
+#[test]
+fn host_that_hangs_up_while_the_user_thinks_is_connected_to_again() {
+    let name = "ssh::trust::host_that_hangs_up_while_the_user_thinks_is_connected_to_again";
+    if !is_child() {
+        let pause = Duration::from_secs(5);
+        let screen = terminal::slow_child(name, "Is that its key? (yes/no) ", &["yes\n"], pause, LIMIT);
+        assert_eq!(screen.code, Some(0), "{}", screen.text);
+        assert_eq!(screen.text.matches("Is that its key?").count(), 1, "{}", screen.text);
+        return;
+    }
+    with_deadline(LIMIT, || {
+        let sshd_config = vec!["LoginGraceTime 3".into()];
+        let lab = Lab::with(LabOptions { hosts: 1, sshd_config, ..LabOptions::default() });
+        drop(connect_with(&lab, NewHostKeys::Ask).unwrap_or_else(|failure| panic!("{}", report(&failure))));
+        // The first is the harness's own.
+        assert_eq!(lab.hosts[0].log().matches("Connection from").count(), 3, "{}", lab.hosts[0].log());
     });
 }
