@@ -123,7 +123,7 @@ fn sent(bytes: u64) -> String {
 
 /// Says what came of each host; returns how many failed.
 fn report(hosts: &[Host], outcomes: Vec<Result<Deployed, HostFailure>>, console: &Console) -> usize {
-    let (mut uploads, mut replaced) = (0, 0);
+    let (mut uploads, mut replaced, mut via_ssh) = (0, 0, 0);
     let mut failed = Vec::new();
     for (host, outcome) in hosts.iter().zip(outcomes) {
         match outcome {
@@ -132,6 +132,7 @@ fn report(hosts: &[Host], outcomes: Vec<Result<Deployed, HostFailure>>, console:
                 console.detail(&format!("{}: ready, {program}", host.name));
                 uploads += u64::from(deployed.uploaded);
                 replaced += deployed.replaced as u64;
+                via_ssh += u64::from(deployed.via_ssh);
             }
             Err(failure) => failed.push(failure),
         }
@@ -142,6 +143,13 @@ fn report(hosts: &[Host], outcomes: Vec<Result<Deployed, HostFailure>>, console:
     };
     if hosts.len() > failed.len() {
         console.say(&format!("uploaded the program to {}{replaced}", table::counted(uploads, "host")));
+    }
+    if via_ssh > 0 {
+        console.note(&format!(
+            "the {} of {} cannot be reached from here: `run` and `status` go through SSH there",
+            if via_ssh == 1 { "port" } else { "ports" },
+            table::counted(via_ssh, "worker"),
+        ));
     }
     let number = failed.len();
     failures::print(failed, console);

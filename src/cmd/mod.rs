@@ -10,5 +10,6 @@ pub mod run;
 pub mod serve;
 pub mod status;
 pub mod stop;
+mod way;
 
 pub use cli::main;

@@ -11,6 +11,7 @@ use anyhow::{Context, anyhow};
 
 use crate::edge::input::Input;
 use crate::edge::output::{self, Destination, Format, ReportFile};
+use crate::edge::ssh::NewHostKeys;
 use crate::edge::{machine, progress, random, signals, table};
 use crate::job::Job;
 use crate::logic::ids::JobId;
@@ -66,6 +67,8 @@ pub struct RunOptions {
     pub plaintext: bool,
     /// To reach deployed workers through SSH, whatever the record says.
     pub via_ssh: bool,
+    /// What becomes of hosts that are not in `known_hosts`, where the way leads through SSH.
+    pub new_host_keys: NewHostKeys,
 }
 
 /// Runs the job.

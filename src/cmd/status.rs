@@ -7,21 +7,32 @@ use anyhow::anyhow;
 
 use super::cli::CommandError;
 use super::fanout;
+use super::way::Way;
 use crate::edge::cluster::{Cluster, DeployedWorker};
 use crate::edge::console::Console;
 use crate::edge::net::{self, WorkerStatus};
-use crate::edge::sanitize::sanitize;
+use crate::edge::sanitize::clipped;
+use crate::edge::ssh::NewHostKeys;
 use crate::edge::{output, table};
+use crate::wire::message::Role;
 
 /// The command, parsed.
 #[derive(Clone, Debug)]
 pub struct StatusOptions {
     pub hosts: PathBuf,
     pub timeout: Duration,
+    /// To reach all workers through SSH, whatever the record says.
+    pub via_ssh: bool,
+    /// What becomes of hosts that are not in `known_hosts`, where the way leads through SSH.
+    pub new_host_keys: NewHostKeys,
 }
 
 /// Workers asked at a time: a question costs a thread and a connection for a moment.
 const PARALLEL: usize = 64;
+
+/// What is shown of a version, and of why a worker does not answer: others wrote it.
+const VERSION_CHARS: usize = 40;
+const CAUSE_CHARS: usize = 300;
 
 /// Asks each deployed worker how it is and prints a table on standard output.
 ///
@@ -34,7 +45,8 @@ pub fn status(options: &StatusOptions, console: &Console) -> Result<(), CommandE
     };
     let wire = cluster.wire()?;
     let ask = |_: usize, worker: &DeployedWorker| {
-        net::ask_status(worker.address, &wire, &worker.name, options.timeout)
+        let way = Way::to(worker, &cluster, options.via_ssh, options.new_host_keys)?;
+        way.reach(&wire, Role::Status, options.timeout).map(net::status_of)
     };
     let answers = fanout::each(&cluster.workers, PARALLEL, None, ask, |_| {})?;
     let silent = answers.iter().filter(|answer| answer.is_err()).count();
@@ -61,7 +73,7 @@ fn render(cluster: &Cluster, answers: &[anyhow::Result<WorkerStatus>]) -> String
                 host,
                 address,
                 status.pid.to_string(),
-                sanitize(&status.version).into_owned(),
+                clipped(&status.version, VERSION_CHARS),
                 humantime::format_duration(Duration::from_secs(status.uptime.as_secs())).to_string(),
                 status.threads.to_string(),
                 status.jobs.to_string(),
@@ -70,7 +82,7 @@ fn render(cluster: &Cluster, answers: &[anyhow::Result<WorkerStatus>]) -> String
             ],
             Err(error) => {
                 let dash = || "-".to_owned();
-                let state = format!("no answer: {}", sanitize(&format!("{error:#}")));
+                let state = format!("no answer: {}", clipped(&format!("{error:#}"), CAUSE_CHARS));
                 let pid = worker.pid.to_string();
                 [host, address, pid, dash(), dash(), dash(), dash(), dash(), state]
             }

@@ -11,6 +11,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -147,12 +149,11 @@ impl Cluster {
     /// If the record cannot be read, is damaged, or belongs to another user.
     pub fn load(hosts: &Path) -> anyhow::Result<Option<Cluster>> {
         let (directory, file) = record_paths(hosts)?;
-        if !check_owner(&directory)? || !check_owner(&file)? {
-            return Ok(None);
-        }
+        let Some(_) = open_own(&directory, OFlags::DIRECTORY)? else { return Ok(None) };
+        let Some(open) = open_own(&file, OFlags::empty())? else { return Ok(None) };
         let mut text = Zeroizing::new(Vec::new());
-        File::open(&file)
-            .and_then(|open| open.take(RECORD_LIMIT + 1).read_to_end(&mut text))
+        open.take(RECORD_LIMIT + 1)
+            .read_to_end(&mut text)
             .with_context(|| format!("reading {}", file.display()))?;
         if text.len() as u64 > RECORD_LIMIT {
             return Err(Damaged { file, what: format!("it is longer than {RECORD_LIMIT} bytes") }.into());
@@ -187,11 +188,11 @@ impl Record {
             }
             _ => {}
         }
-        check_owner(&directory)?;
+        let lock = open_own(&directory, OFlags::DIRECTORY)?;
+        let lock = lock.with_context(|| format!("{} is gone", directory.display()))?;
         // Whoever could write to it could put another record in the place of ours.
-        fs::set_permissions(&directory, Permissions::from_mode(0o700))
+        lock.set_permissions(Permissions::from_mode(0o700))
             .with_context(|| format!("making {} private", directory.display()))?;
-        let lock = File::open(&directory).with_context(|| format!("opening {}", directory.display()))?;
         match lock.try_lock() {
             Err(TryLockError::WouldBlock) => {
                 bail!("{}: another deploy or stop is at work there", directory.display())
@@ -266,23 +267,35 @@ fn record_paths(hosts: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
     Ok((directory, file))
 }
 
-/// Returns whether `path` is there.
+/// Opens `path`; `None` if it is not there. What is judged is what is opened, whatever the name stands for by then.
 ///
 /// # Errors
-/// If it is another user's or a symbolic link: it could send our data to a stranger's workers.
-fn check_owner(path: &Path) -> anyhow::Result<bool> {
-    let metadata = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+/// If it is another user's, a symbolic link, or a file that others could have written: it could send our data to a
+/// stranger's workers.
+fn open_own(path: &Path, flags: OFlags) -> anyhow::Result<Option<File>> {
+    let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::LOOP | Errno::NOTDIR) => {
+            bail!(
+                "{} is not what it should be, perhaps a symbolic link; remove it if it is not yours",
+                path.display()
+            )
+        }
+        Err(error) => {
+            return Err(io::Error::from(error)).with_context(|| format!("reading {}", path.display()));
+        }
     };
-    if metadata.file_type().is_symlink() {
-        bail!("{} is a symbolic link; remove it if it is not yours", path.display());
-    }
+    let metadata = file.metadata().with_context(|| format!("reading {}", path.display()))?;
     if metadata.uid() != rustix::process::geteuid().as_raw() {
         bail!("{} belongs to another user and is not trusted", path.display());
     }
-    Ok(true)
+    // A directory is made private before anything is put into it.
+    if metadata.is_file() && metadata.mode() & 0o077 != 0 {
+        bail!("{} could be read or written by others: `stop`, remove it and deploy again", path.display());
+    }
+    Ok(Some(file))
 }
 
 #[cfg(test)]
@@ -362,6 +375,22 @@ mod tests {
         let hosts = home.path().join("hosts.toml");
         assert!(Cluster::load(&hosts).is_err());
         assert!(Record::hold(&hosts).is_err());
+    }
+
+    #[test]
+    fn record_that_others_could_have_written_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let hosts = home.path().join("hosts.toml");
+        Record::hold(&hosts).unwrap().save(&sample()).unwrap();
+        let file = home.path().join(".mapreduce/hosts.toml.json");
+        for mode in [0o640, 0o602] {
+            fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+            let error = Cluster::load(&hosts).unwrap_err().to_string();
+            assert!(error.contains("by others"), "{error}");
+        }
+        fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink(home.path().join("elsewhere"), &file).unwrap();
+        assert!(Cluster::load(&hosts).unwrap_err().to_string().contains("symbolic link"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use anyhow::{Context, anyhow, bail};
-use rustix::process::{nice, setsid, umask};
+use rustix::process::{Resource, Rlimit, nice, setrlimit, setsid, umask};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -106,6 +106,8 @@ impl Detached {
         // consequence.
         let _ = nice(NICENESS);
         let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
+        // A core would hold keys and texts.
+        let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
         // A file system that holds the working directory of a process cannot be unmounted.
         std::env::set_current_dir("/").context("changing to /")?;
         let null = File::open("/dev/null").context("opening /dev/null")?;

@@ -173,11 +173,17 @@ impl HostsFile {
             .with_context(|| format!("cannot write the hosts file {}", self.path.display()))
     }
 
-    fn parse(text: &str, path: &Path) -> anyhow::Result<HostsFile> {
+    /// Reads `text`, the content of the file at `path`.
+    ///
+    /// # Errors
+    /// If it holds something that a hosts file does not.
+    pub fn parse(text: &str, path: &Path) -> anyhow::Result<HostsFile> {
         check::parse(text, path)
     }
 
-    fn text(&self) -> String {
+    /// Returns what [`save`](HostsFile::save) writes.
+    #[must_use]
+    pub fn text(&self) -> String {
         let text = self.document.to_string();
         format!("{}\n", text.trim_matches('\n'))
     }

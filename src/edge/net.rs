@@ -16,7 +16,7 @@ use crate::runtime::link::{Connection, Control, Knock, Listen, Network};
 use crate::runtime::serve::{Log, WorkerOptions};
 use crate::wire::message::{Role, Welcome};
 
-use super::tls::{Shaken, Tls};
+use super::tls::{NotTls, Shaken, Tls};
 
 /// How connections are protected.
 #[derive(Clone)]
@@ -39,7 +39,11 @@ impl Wire {
     fn dial(&self, socket: Socket, peer: String, name: &str, limit: Duration) -> io::Result<Connection> {
         match self {
             Wire::Plaintext { .. } => Ok(plain(socket, peer)),
-            Wire::Encrypted(tls) => Ok(sealed(tls.connect(&socket, name, limit)?, socket, peer)),
+            Wire::Encrypted(tls) => match tls.connect(&socket, name, limit) {
+                Ok(shaken) => Ok(sealed(shaken, socket, peer)),
+                Err(error) if is_silence(&error) => Err(silence(limit)),
+                Err(error) => Err(error),
+            },
         }
     }
 
@@ -79,6 +83,16 @@ impl Network for Wire {
 const DOOR_TRIES: u32 = 3;
 
 const DOOR_PAUSE: Duration = Duration::from_millis(50);
+
+fn is_silence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// Says that nothing was heard for so long, as [`GreetError::Silent`] does.
+fn silence(limit: Duration) -> io::Error {
+    let text = GreetError::Silent(Duration::from_secs_f64(limit.as_secs_f64().round())).to_string();
+    io::Error::new(io::ErrorKind::TimedOut, text)
+}
 
 fn is_turned_away(error: &io::Error) -> bool {
     matches!(
@@ -242,6 +256,9 @@ fn welcome(
         Err(error) if matches!(wire, Wire::Encrypted(_)) && is_turned_away(&error) => bail!(
             "what listens at {at} ended the handshake: it is no worker of this cluster, or one without encryption"
         ),
+        Err(error) if error.get_ref().is_some_and(|cause| cause.is::<NotTls>()) => {
+            bail!("what listens at {at} is not a mapreduce worker, or one without encryption")
+        }
         connected => connected.with_context(|| format!("cannot connect to {at}"))?,
     };
     match greet(&mut connection, wire.cluster(), role, timeout) {

@@ -8,7 +8,7 @@ mod table;
 use std::collections::HashSet;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use serde_json::Value;
 
 use super::sanitize::clipped;
@@ -20,7 +20,7 @@ pub const DEFAULT_SOURCE: &str = "https://tp.telecom-paris.fr/ajax.php";
 /// Most hosts that one range may make: a large lab several times over.
 const MAX_RANGE_HOSTS: usize = 4096;
 
-/// Most hosts of a text list, ranges in it included.
+/// Most hosts of a list, be they up, down or refused, and ranges in a text list included.
 const MAX_LIST_HOSTS: usize = 65_536;
 
 /// The file of the JSON form; the directory it is in holds the older HTML table.
@@ -92,7 +92,7 @@ pub fn parse(content: &[u8]) -> anyhow::Result<Listing> {
     let listing = match text.chars().next() {
         None => bail!("it is empty"),
         Some('{' | '[') => parse_json(text)?,
-        Some('<') => table::parse(text),
+        Some('<') => table::parse(text)?,
         Some(_) => parse_list(text)?,
     };
     if listing.up.is_empty() && listing.down == 0 {
@@ -113,6 +113,7 @@ fn parse_json(text: &str) -> anyhow::Result<Listing> {
     let content: Value = serde_json::from_str(text).context("it looks like JSON, but is not")?;
     let rows = content.get("data").unwrap_or(&content);
     let rows = rows.as_array().context("the JSON has no array `data`")?;
+    ensure!(rows.len() <= MAX_LIST_HOSTS, "it lists more than {MAX_LIST_HOSTS} hosts");
     let mut listing = Listing::default();
     for row in rows {
         let cells = row.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -144,14 +145,19 @@ fn parse_list(text: &str) -> anyhow::Result<Listing> {
         if hosts.chars().all(|c| c == ',' || c.is_whitespace()) {
             continue;
         }
-        let room = MAX_LIST_HOSTS.saturating_sub(listing.up.len());
-        let names = range::expand(hosts, room).with_context(|| format!("line {}", number + 1))?;
+        let names = range::expand(hosts, MAX_LIST_HOSTS.saturating_sub(listing.len()))
+            .with_context(|| format!("line {}", number + 1))?;
         names.into_iter().for_each(|name| listing.add(name, true, None));
     }
     Ok(listing)
 }
 
 impl Listing {
+    /// How many entries it was made of.
+    fn len(&self) -> usize {
+        self.up.len() + self.down + self.refused.len()
+    }
+
     fn add(&mut self, name: String, alive: bool, occupancy: Option<u64>) {
         match name::check(&name) {
             Ok(()) if alive => self.up.push(Candidate { name, occupancy }),
@@ -186,7 +192,7 @@ mod tests {
 
     fn assert_refuses(content: &str, why: &str) {
         let error = format!("{:#}", parse(content.as_bytes()).unwrap_err());
-        assert!(error.contains(why), "{content}: {error}");
+        assert!(error.contains(why), "{}: {error}", clipped(content, 100));
     }
 
     #[test]
@@ -239,6 +245,15 @@ mod tests {
         assert_refuses("<html><body>Not found</body></html>", "lists no host");
         assert_refuses("a\nb[1-\n", "line 2");
         assert_refuses("a[0-99999],b[0-99999]", "room for 65536");
+    }
+
+    #[test]
+    fn no_list_is_longer_than_a_large_lab() {
+        assert_refuses("a[0-65535]\nb\n", "line 2");
+        assert_refuses("-a[0-65534]\nb[0-1]\n", "line 2: `b[0-1]` makes too many hosts: there is room for 1");
+        assert_refuses(&format!("[{}7]", "[],".repeat(MAX_LIST_HOSTS)), "more than 65536 hosts");
+        assert_refuses(&"<tr><th>-<td>".repeat(MAX_LIST_HOSTS + 2), "more than 65536 hosts");
+        assert_eq!(parse("-a[0-65534]\nb\n".as_bytes()).unwrap().refused.len(), MAX_LIST_HOSTS - 1);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use config::Tls;
+pub use session::NotTls;
 use session::{Progress, Records, Session, is_whole_record};
 
 use super::net::Socket;

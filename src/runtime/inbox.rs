@@ -9,12 +9,8 @@ use std::time::Instant;
 
 use crate::logic::ids::Epoch;
 use crate::logic::inbox;
-use crate::logic::packing::Packing;
-use crate::logic::partition::Partition;
-use crate::wire::frame::{
-    FrameError, Header, Kind, MAX_PAYLOAD_BYTES, read_header, read_payload, write_frame,
-};
-use crate::wire::message::{PACKED_BATCH_HEADER_BYTES, decode_packed_batch};
+use crate::wire::frame::{FrameError, Header, Kind, MAX_PAYLOAD_BYTES, read_header, write_frame};
+use crate::wire::receive::read_batch;
 
 use super::link::{BEAT_INTERVAL, Connection, READ_BUFFER_BYTES};
 
@@ -57,32 +53,6 @@ pub(crate) fn receive_stream(connection: Connection, inbox: &Inbox, epoch: Epoch
     }
 }
 
-/// Reads a batch of `length` bytes on its way and returns it as it was before it was packed: its partition, then its
-/// entries. A packed one goes through `buffers`.
-fn read_batch(
-    reader: &mut impl Read,
-    [received, unpacked]: &mut [Vec<u8>; 2],
-    length: usize,
-) -> Result<(Partition, Vec<u8>), FrameError> {
-    let mut header = [0; PACKED_BATCH_HEADER_BYTES];
-    let length = length.checked_sub(header.len());
-    let length = length.ok_or_else(|| FrameError::Malformed("a batch without its header".into()))?;
-    reader.read_exact(&mut header)?;
-    let (partition, packed) = decode_packed_batch(header, length)?;
-    let front = partition.0.to_le_bytes();
-    let mut batch = Vec::new();
-    if packed.packing == Packing::Plain {
-        read_payload(&mut front.chain(reader), &mut batch, front.len() + length)?;
-    } else {
-        read_payload(reader, received, length)?;
-        let entries = packed.unpack(&received[..length], unpacked)?;
-        batch.reserve_exact(front.len() + entries.len());
-        batch.extend_from_slice(&front);
-        batch.extend_from_slice(entries);
-    }
-    Ok((partition, batch))
-}
-
 /// A stream that is being received. While a batch crawls over a slow link, its sender waits for an acknowledgement;
 /// so that it does not take the wait for silence, it hears a beat now and then as long as bytes come.
 struct Taking {
@@ -121,6 +91,7 @@ mod tests {
     use super::*;
     use crate::logic::ids::WorkerId;
     use crate::runtime::memory::pair;
+    use crate::wire::message::PACKED_BATCH_HEADER_BYTES;
 
     const EPOCH: Epoch = Epoch(2);
     const SOURCE: WorkerId = WorkerId(1);

@@ -14,10 +14,11 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
 
 use crate::job::Value;
 use crate::logic::ids::{Epoch, SplitId, WorkerId};
-use crate::logic::packing::{Chooser, Packing};
+use crate::logic::packing::Chooser;
 use crate::logic::split::Split;
 use crate::wire::frame::{FrameError, Header, Kind, MAX_PAYLOAD_BYTES, read_header, read_payload};
-use crate::wire::message::{Begin, FromWorker, RESULTS_HEADER_BYTES, Routes, decode_message, decode_results};
+use crate::wire::message::{Begin, FromWorker, Routes, decode_message};
+use crate::wire::receive::read_results;
 
 use feed::Feed;
 use write::Writing;
@@ -250,29 +251,6 @@ fn read_answer<V>(reader: &mut impl Read, buffer: &mut Vec<u8>) -> Result<Answer
         Some(Header { kind, .. }) => Err(FrameError::Unexpected(kind)),
         None => Ok(Answer::Closed { cause: "the worker ended the job".into() }),
     }
-}
-
-/// Reads the entries of a frame of `length` bytes; packed ones go through `buffer`.
-fn read_results(
-    reader: &mut impl Read,
-    buffer: &mut Vec<u8>,
-    length: usize,
-) -> Result<(Epoch, Vec<u8>), FrameError> {
-    let mut header = [0; RESULTS_HEADER_BYTES];
-    let length = length.checked_sub(header.len());
-    let length = length.ok_or_else(|| FrameError::Malformed("results without their header".into()))?;
-    reader.read_exact(&mut header)?;
-    let (epoch, packed) = decode_results(header, length)?;
-    // Handed on as they are, so that the buffer is a new one.
-    let mut entries = Vec::new();
-    if packed.packing == Packing::Plain {
-        read_payload(reader, &mut entries, length)?;
-    } else {
-        read_payload(reader, buffer, length)?;
-        let length = packed.unpack(&buffer[..length], &mut entries)?.len();
-        entries.truncate(length);
-    }
-    Ok((epoch, entries))
 }
 
 /// Tells now and then that bytes come: a batch of results that crawls over a slow link is a sign of life long before

@@ -4,4 +4,5 @@ pub mod entries;
 pub mod frame;
 pub mod message;
 pub mod pack;
+pub mod receive;
 pub mod varint;

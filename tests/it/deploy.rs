@@ -528,7 +528,10 @@ fn stranger_is_refused_by_the_worker() {
         fs::write(&input, "one two\n").unwrap();
         let workers = address.to_string();
         let run = lab.mapreduce(&["run", "input", "--workers", &workers]).expect_code(1);
-        assert_says(&run, &["refused"]);
+        assert_says(&run, &["not a mapreduce worker, or one that wants an encrypted connection"]);
+        lab.mapreduce(&["identity", "other.identity"]).expect_code(0);
+        let run = lab.mapreduce(&["run", "input", "--workers", &workers, "--identity", "other.identity"]);
+        assert_says(&run.expect_code(1), &["its certificate is of another cluster"]);
         let run = lab.mapreduce(&["run", "input"]).expect_code(0);
         assert_eq!(run.stdout, "one\t1\ntwo\t1\n");
         lab.stop().expect_code(0);

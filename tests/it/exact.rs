@@ -101,6 +101,7 @@ impl Case<'_> {
             identity: None,
             plaintext: false,
             via_ssh: false,
+            new_host_keys: Default::default(),
         };
         let console = Console { quiet: true, verbose: false, fancy: false };
         let ran = run::<WordCount>(&options, self.params.clone(), &console);

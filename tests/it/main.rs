@@ -2,6 +2,8 @@
 
 mod cli;
 mod cluster;
+mod corpus;
+mod crates;
 mod deploy;
 mod discover;
 mod exact;

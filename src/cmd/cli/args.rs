@@ -238,6 +238,9 @@ pub struct Run<P: Args> {
     #[arg(long, conflicts_with_all = ["local", "workers"])]
     pub via_ssh: bool,
 
+    #[command(flatten)]
+    pub host_keys: HostKeys,
+
     /// Use this machine only, even where workers are deployed
     #[arg(long, conflicts_with_all = ["hosts", "servers"])]
     pub local: bool,
@@ -275,6 +278,13 @@ pub struct Status {
     /// Bound on the answer of a worker
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = values::duration)]
     pub timeout: Duration,
+
+    /// Reach the workers through SSH, where their ports are not reachable from here
+    #[arg(long)]
+    pub via_ssh: bool,
+
+    #[command(flatten)]
+    pub host_keys: HostKeys,
 }
 
 #[derive(Args)]

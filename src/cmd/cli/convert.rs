@@ -146,6 +146,7 @@ fn run<P: clap::Args>(args: Run<P>, terminal: bool) -> (RunOptions, P) {
         identity: args.identity,
         plaintext: args.plaintext.insecure_plaintext,
         via_ssh: args.via_ssh,
+        new_host_keys: args.host_keys.accept_new_host_keys.into(),
     };
     (options, args.params)
 }
@@ -170,7 +171,12 @@ fn format_of(path: &Path) -> Format {
 }
 
 fn status(args: Status) -> StatusOptions {
-    StatusOptions { hosts: args.hosts.hosts, timeout: args.timeout }
+    StatusOptions {
+        hosts: args.hosts.hosts,
+        timeout: args.timeout,
+        via_ssh: args.via_ssh,
+        new_host_keys: args.host_keys.accept_new_host_keys.into(),
+    }
 }
 
 fn stop(args: Stop) -> StopOptions {

@@ -3,11 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{anyhow, bail, ensure};
 
 use super::DeployOptions;
 use super::journal::Journal;
+use crate::cmd::way;
 use crate::edge::cluster::{Cluster, DeployedWorker, Place};
 use crate::edge::daemon::{Orders, Started};
 use crate::edge::failure::{HostFailure, Step};
@@ -19,6 +21,7 @@ use crate::edge::program::Program;
 use crate::edge::remote::{self, Failed, Launch, RemoteDir, Scope, Wanted};
 use crate::edge::ssh::{Packed, Session, SshOptions, Upload};
 use crate::edge::table;
+use crate::wire::message::Role;
 
 /// What is the same for all hosts of one deployment.
 pub struct Deployment<'a> {
@@ -46,7 +49,12 @@ pub struct Deployed {
     pub uploaded: bool,
     /// Older workers that were stopped.
     pub replaced: usize,
+    /// Whether the worker is reached through SSH only.
+    pub via_ssh: bool,
 }
+
+/// How long a worker that has just been started may take to answer.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Free space beyond the program's own size without which no upload is begun: for pid files and logs.
 const SPARE_BYTES: u64 = 1 << 20;
@@ -78,25 +86,33 @@ impl Deployment<'_> {
             .start(&mut session, host, &dir, (&worker_name, &name), address)
             .map_err(|(step, cause)| fail(step)(cause))?;
         let address = SocketAddr::new(address, started.port);
-        let checked = net::ask_status(address, &self.wire, &name, self.options.timeout);
-        if let Err(cause) = checked {
+        let via_ssh = self.check(session, address, &name).map_err(|cause| {
             // A worker that nobody reaches would hold the host's memory until it is idle for long enough. If it
             // cannot be stopped now, `stop` will find it.
-            let scope = Scope::Worker(&worker_name);
-            let _ = remote::clean(&mut session, Some(&dir.path), scope, self.options.timeout);
-            return Err(fail(Step::Reach)(cause));
-        }
+            if let Ok(mut session) = Session::connect(&place.target(), &self.ssh) {
+                let scope = Scope::Worker(&worker_name);
+                let _ = remote::clean(&mut session, Some(&dir.path), scope, self.options.timeout);
+            }
+            fail(Step::Reach)(cause)
+        })?;
         let worker_dir = format!("{}/{worker_name}", dir.path);
-        let worker = DeployedWorker {
-            host: host.name.clone(),
-            address,
-            pid: started.pid,
-            worker_dir,
-            name,
-            via_ssh: false,
-        };
+        let worker =
+            DeployedWorker { host: host.name.clone(), address, pid: started.pid, worker_dir, name, via_ssh };
         self.journal.ready(index, worker).map_err(fail(Step::Record))?;
-        Ok(Deployed { uploaded, replaced: elsewhere + replaced })
+        Ok(Deployed { uploaded, replaced: elsewhere + replaced, via_ssh })
+    }
+
+    /// Checks that the worker answers: at its port, or else through SSH; tells whether it did so only there.
+    fn check(&self, session: Session, address: SocketAddr, name: &str) -> anyhow::Result<bool> {
+        let timeout = self.options.timeout.min(CHECK_TIMEOUT);
+        let Err(direct) = net::ask_status(address, &self.wire, name, timeout) else { return Ok(false) };
+        match way::through(session, address, &self.wire, name, Role::Status, timeout) {
+            Ok((connection, _)) => {
+                connection.control.close();
+                Ok(true)
+            }
+            Err(through) => Err(direct.context(format!("nor through SSH: {through:#}"))),
+        }
     }
 
     /// Makes or checks the remote directory, if the host can run the program; returns it and its place, now by its true

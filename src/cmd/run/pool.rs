@@ -10,9 +10,9 @@ use crossbeam_channel::unbounded;
 use crate::edge::cluster::{Cluster, DeployedWorker, Protection};
 use crate::edge::identity::{SHARED_WORKER_NAME, SharedIdentity};
 use crate::edge::input::Input;
-use crate::edge::machine;
 use crate::edge::net::{self, Wire};
 use crate::edge::tls::Tls;
+use crate::edge::{machine, table};
 use crate::job::{Job, Value};
 use crate::logic::ids::WorkerId;
 use crate::logic::packing::Chooser;
@@ -21,6 +21,7 @@ use crate::runtime::link::{Connection, Link, Partner, connect_link};
 use crate::wire::message::{Role, Welcome};
 
 use super::{CommandError, Console, RunOptions, Workers};
+use crate::cmd::way::Way;
 
 /// The workers that there are to choose from.
 pub(super) struct Pool {
@@ -34,9 +35,7 @@ pub(super) struct Pool {
 struct Candidate {
     /// What it is called in messages.
     name: String,
-    address: SocketAddr,
-    /// The name that it must prove.
-    proves: String,
+    way: Way,
 }
 
 /// A worker that has been reached and greeted.
@@ -84,11 +83,11 @@ impl Pool {
     /// loopback the user must want.
     fn named(addresses: &[String], options: &RunOptions, console: &Console) -> Result<Self, CommandError> {
         let candidate = |name: &String| -> anyhow::Result<Candidate> {
-            let (address, proves) = (net::resolve(name)?, SHARED_WORKER_NAME.to_owned());
-            Ok(Candidate { name: name.clone(), address, proves })
+            let way = Way::direct(net::resolve(name)?, SHARED_WORKER_NAME.to_owned());
+            Ok(Candidate { name: name.clone(), way })
         };
         let workers: Vec<Candidate> = addresses.iter().map(candidate).collect::<Result<_, _>>()?;
-        let far = workers.iter().find(|worker| !worker.address.ip().is_loopback());
+        let far = workers.iter().find(|worker| !worker.way.address.ip().is_loopback());
         let wire = match (&options.identity, far) {
             (Some(file), _) => Wire::Encrypted(Tls::new(&SharedIdentity::load(file)?.client)?),
             (None, Some(worker)) if !options.plaintext => {
@@ -126,12 +125,17 @@ impl Pool {
             }
         }
         let wire = cluster.wire()?;
-        let candidate = |worker: DeployedWorker| Candidate {
-            name: worker.host.0,
-            address: worker.address,
-            proves: worker.name,
+        let candidate = |worker: &DeployedWorker| -> anyhow::Result<Candidate> {
+            let way = Way::to(worker, &cluster, options.via_ssh, options.new_host_keys)?;
+            Ok(Candidate { name: worker.host.0.clone(), way })
         };
-        Ok(Self { workers: cluster.workers.into_iter().map(candidate).collect(), wire, deployed: true })
+        let workers: Vec<Candidate> = cluster.workers.iter().map(candidate).collect::<Result<_, _>>()?;
+        let through_ssh = workers.iter().filter(|worker| worker.way.is_ssh()).count();
+        if through_ssh > 0 {
+            let number = table::counted(through_ssh as u64, "worker");
+            console.note(&format!("reaching {number} through SSH"));
+        }
+        Ok(Self { workers, wire, deployed: true })
     }
 
     /// Connects to all, at once. A deployed worker that does not answer is left out where that leaves enough; a named
@@ -147,9 +151,10 @@ impl Pool {
         let mut reached = Vec::new();
         let mut silent = Vec::new();
         for (worker, answer) in self.workers.into_iter().zip(answers) {
-            let Candidate { name, address, .. } = worker;
+            let Candidate { name, way } = worker;
             match answer {
                 Some(Ok((connection, welcome))) => {
+                    let address = way.address;
                     reached.push(Reached { name, address, connection, welcome });
                 }
                 Some(Err(cause)) => silent.push((name, cause)),
@@ -172,11 +177,10 @@ impl Pool {
     fn ask_all<J: Job>(&self, timeout: Duration, enough: usize) -> anyhow::Result<Vec<Option<Answer>>> {
         let (sender, receiver) = unbounded();
         for (index, worker) in self.workers.iter().enumerate() {
-            let Candidate { name, address, proves } = worker;
-            let (sender, wire, address, proves) =
-                (sender.clone(), self.wire.clone(), *address, proves.clone());
+            let Candidate { name, way } = worker;
+            let (sender, wire, way) = (sender.clone(), self.wire.clone(), way.clone());
             let ask = move || {
-                let answer = net::reach(address, &wire, &proves, Role::Client, timeout).and_then(knows::<J>);
+                let answer = way.reach(&wire, Role::Client, timeout).and_then(knows::<J>);
                 // Nobody listens any more once enough have answered; the connection ends then.
                 let _ = sender.send((index, answer));
             };

@@ -6,9 +6,10 @@
 //!
 //! The page is one long line. Cells may be blank, rows short, end tags left out; a row of headings has no `<td>`.
 
+use anyhow::ensure;
 use html5gum::{StartTag, Token, Tokenizer};
 
-use super::{Listing, occupancy};
+use super::{Listing, MAX_LIST_HOSTS, occupancy};
 
 /// The class of the badge of a machine that is up, and its text.
 const UP: (&str, &str) = ("badge-success", "OK");
@@ -25,10 +26,14 @@ struct Row {
 }
 
 /// Reads the rows of all tables in `html`.
-pub fn parse(html: &str) -> Listing {
+///
+/// # Errors
+/// If they are more than any lab has.
+pub fn parse(html: &str) -> anyhow::Result<Listing> {
     let mut listing = Listing::default();
     let mut row = Row::default();
     for Ok(token) in Tokenizer::new(html) {
+        ensure!(listing.len() <= MAX_LIST_HOSTS, "it lists more than {MAX_LIST_HOSTS} hosts");
         match token {
             Token::StartTag(tag) if tag.name.as_slice() == b"tr" => {
                 std::mem::take(&mut row).add_to(&mut listing)
@@ -46,7 +51,7 @@ pub fn parse(html: &str) -> Listing {
         }
     }
     row.add_to(&mut listing);
-    listing
+    Ok(listing)
 }
 
 impl Row {
@@ -83,7 +88,7 @@ mod tests {
         "<table><thead><tr><th>H&ocirc;tes</th><th>Statut</th><th>Sessions X</th></tr></thead><tbody>";
 
     fn up(rows: &str) -> (Vec<(String, Option<u64>)>, usize) {
-        let listing = parse(&format!("{HEAD}{rows}</tbody></table>"));
+        let listing = parse(&format!("{HEAD}{rows}</tbody></table>")).unwrap();
         assert!(listing.refused.is_empty(), "{:?}", listing.refused);
         (listing.up.into_iter().map(|c| (c.name, c.occupancy)).collect(), listing.down)
     }

@@ -70,14 +70,22 @@ impl HostConfig {
             }
             read => read.with_context(|| format!("cannot read {}", path.display()))?,
         };
+        Self::parse(&text, &path, host, user)
+    }
+
+    /// Reads what `text`, the content of `file`, says about `host`; as [`read`](HostConfig::read).
+    ///
+    /// # Errors
+    /// With file and line, if a line about this host is malformed; if a file that is included cannot be read.
+    pub fn parse(text: &[u8], file: &Path, host: &str, user: Option<&str>) -> anyhow::Result<HostConfig> {
         let mut reader = Reader {
             host,
             user,
-            home: home.unwrap_or_else(|_| PathBuf::from("/")),
+            home: home_dir().unwrap_or_else(|_| PathBuf::from("/")),
             found: HostConfig::default(),
             seen: BTreeSet::new(),
         };
-        reader.read(&path, &text, 0)?;
+        reader.read(file, text, 0)?;
         Ok(reader.found)
     }
 }

@@ -202,6 +202,14 @@ impl KnownHosts {
         Ok(known)
     }
 
+    /// Adds what stands in `content`, of `file`. A line that is malformed is passed over.
+    pub fn add(&mut self, content: &[u8], file: &Path) {
+        for (index, line) in content.split(|byte| *byte == b'\n').enumerate() {
+            let place = Place { file: file.to_path_buf(), line: index + 1 };
+            self.entries.extend(std::str::from_utf8(line).ok().and_then(|line| Entry::parse(line, place)));
+        }
+    }
+
     /// Orders `supported` host key algorithms such that those of recorded keys come first.
     pub fn preferred(&self, host: &str, port: u16, supported: &[&str]) -> String {
         let names = [known_as(host, port), host.to_ascii_lowercase()];
@@ -263,10 +271,7 @@ impl KnownHosts {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             read => read?,
         };
-        for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
-            let place = Place { file: file.to_path_buf(), line: index + 1 };
-            self.entries.extend(std::str::from_utf8(line).ok().and_then(|line| Entry::parse(line, place)));
-        }
+        self.add(&bytes, file);
         Ok(())
     }
 }

@@ -4,7 +4,7 @@
 
 mod auth;
 mod buffer;
-mod config;
+pub mod config;
 mod connection;
 mod exec;
 mod jump;

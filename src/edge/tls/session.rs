@@ -254,6 +254,11 @@ pub fn is_whole_record(bytes: &[u8]) -> bool {
     length.is_some_and(|length| bytes.len() >= HEADER_BYTES + length)
 }
 
+/// What the other side says is no TLS at all.
+#[derive(Debug, thiserror::Error)]
+#[error("it does not speak TLS")]
+pub struct NotTls;
+
 /// An error of TLS in words for people.
 pub fn refusal(error: Error) -> io::Error {
     let text = match &error {
@@ -278,7 +283,7 @@ pub fn refusal(error: Error) -> io::Error {
         Error::AlertReceived(AlertDescription::CertificateRequired) => {
             "it wants a certificate of its cluster"
         }
-        Error::InvalidMessage(_) => "it does not speak TLS",
+        Error::InvalidMessage(_) => return io::Error::new(io::ErrorKind::InvalidData, NotTls),
         Error::PeerIncompatible(_) => "it does not speak TLS 1.3",
         _ => return io::Error::new(io::ErrorKind::InvalidData, format!("TLS: {error}")),
     };

@@ -4,7 +4,7 @@ use crossbeam_channel::SendError;
 
 use super::*;
 use crate::logic::ids::{JobId, SplitId};
-use crate::logic::packing::Compress;
+use crate::logic::packing::{Compress, Packing};
 use crate::logic::partition::Seed;
 use crate::runtime::memory::pair;
 use crate::wire::frame::{read_frame, write_frame};

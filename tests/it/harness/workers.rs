@@ -250,6 +250,7 @@ pub fn run_options(workers: &[WorkerProcess], input: &Path, output: &Path) -> Ru
         identity: None,
         plaintext: false,
         via_ssh: false,
+        new_host_keys: Default::default(),
     }
 }
 
