@@ -3,10 +3,10 @@
 //! A script goes to `sh` on standard input, so that the user's login shell and its quoting do not matter, and is
 //! wrapped in a function, so that one that arrives in part is not run in part. The scripts are in `remote/`.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use zeroize::Zeroizing;
 
 use super::daemon::{self, Started};
 use super::failure::Step;
@@ -292,15 +292,8 @@ fn ask(
     variables: &[(&str, &str)],
     deadline: Duration,
 ) -> Result<Answer, (Option<Step>, anyhow::Error)> {
-    // A variable of the login's environment would stay part of it with its new value, for all whom the script starts.
-    let mut text = "set +a\n".to_owned();
-    for (name, value) in variables {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "unset {name}\n{name}={}", quote(value));
-    }
-    text.push_str(COMMON);
-    text.extend(scripts.iter().copied());
-    let mut output = shell.run("exec sh", text.as_bytes(), deadline).map_err(|cause| (None, cause))?;
+    let script = whole_script(scripts, variables);
+    let mut output = shell.run("exec sh", script.as_bytes(), deadline).map_err(|cause| (None, cause))?;
     let answer = Answer::parse(std::mem::take(&mut output.stdout));
     if output.status == FAILED
         && let Some(reason) = answer.value("failed")
@@ -314,6 +307,26 @@ fn ask(
         return Err((answer.step(), failure_of(&output)));
     }
     Ok(answer)
+}
+
+/// Puts together what a shell is to read: `variables`, of which some are secrets, and the text of `scripts`.
+fn whole_script(scripts: &[&str], variables: &[(&str, &str)]) -> Zeroizing<String> {
+    let values: usize = variables.iter().map(|(name, value)| 2 * name.len() + 4 * value.len() + 16).sum();
+    let texts: usize = scripts.iter().map(|script| script.len()).sum();
+    // With room for all: what grows leaves copies behind.
+    let mut whole = Zeroizing::new(String::with_capacity(16 + values + COMMON.len() + texts));
+    // A variable of the login's environment would stay part of it with its new value, for all whom the script starts.
+    whole.push_str("set +a\n");
+    for (name, value) in variables {
+        whole.extend(["unset ", name, "\n", name, "='"]);
+        for (index, part) in value.split('\'').enumerate() {
+            whole.extend([if index > 0 { r"'\''" } else { "" }, part]);
+        }
+        whole.push_str("'\n");
+    }
+    whole.push_str(COMMON);
+    whole.extend(scripts.iter().copied());
+    whole
 }
 
 /// Why there is no answer at all: what the remote shell said instead.

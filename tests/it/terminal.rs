@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -12,6 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use mapreduce::logic::tokenize::Tokens;
+use mapreduce::wire::frame::{FrameError, MAX_CONTROL_BYTES, MAX_HELLO_BYTES};
+use mapreduce::wire::message::{FromWorker, Greeting, Hello, ToWorker, Welcome, read_message, write_message};
 
 use crate::deploy::Deployed;
 use crate::harness::program::Invocation;
@@ -127,8 +129,7 @@ fn hosts_cannot_steer_the_terminal() {
             format!("{says} >&2; exit 3"),
             format!("{says}; exit 3"),
             // What it claims to be.
-            "uname() { printf 'x86_64\\033[2J\\r'; }; export -f uname 2>/dev/null; PATH=$TMPDIR/../bin:$PATH"
-                .to_owned(),
+            "PATH=$TMPDIR/../bin:$PATH".to_owned(),
         ] {
             let options = LabOptions { hosts: 1, before_command: Some(before), ..LabOptions::default() };
             let lab = Lab::with(options);
@@ -179,23 +180,63 @@ fn names_in_the_hosts_file_and_in_lists_cannot_steer_the_terminal() {
     });
 }
 
-/// A process at the worker's address that answers with what it likes.
+/// What a process at a worker's address answers to the first connection, once it was greeted.
+fn answer(stream: &mut TcpStream, words: &str, how: usize) -> Result<(), FrameError> {
+    let (reason, program) = (words.to_owned(), words.to_owned());
+    if how == 0 {
+        // Not even a frame.
+        return Ok(stream.write_all(words.repeat(100).as_bytes())?);
+    }
+    let _: Hello = read_message(stream, MAX_HELLO_BYTES)?;
+    if how == 1 {
+        return write_message(stream, &Greeting::Refused { reason, program });
+    }
+    let jobs = vec![if how == 2 { words.to_owned() } else { "wordcount".to_owned() }];
+    let packings = vec![words.to_owned()];
+    let welcome = Welcome {
+        program,
+        jobs,
+        pid: 1,
+        threads: 1,
+        uptime_ms: 1,
+        running_jobs: 0,
+        memory_bytes: 1,
+        packings,
+    };
+    write_message(stream, &Greeting::Welcome(welcome))?;
+    let _: ToWorker = read_message(stream, MAX_CONTROL_BYTES)?;
+    if how == 4 {
+        write_message(stream, &FromWorker::Begun)?;
+        // A frame of no kind that there is, and a text for one.
+        return Ok(stream.write_all(words.repeat(100).as_bytes())?);
+    }
+    write_message(stream, &FromWorker::Failed { cause: words.repeat(5000) })
+}
+
+/// A compromised worker says what it likes wherever it may say something.
 #[test]
 fn workers_cannot_steer_the_terminal() {
     with_deadline(LIMIT, || {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let mut stream = stream;
-                // Not even a frame.
-                let _ = stream.write_all("\x1b[2J\x07\nerror:_forged\n".repeat(100).as_bytes());
+        let words = format!("\n{FORGED}\r{FORGED}\n{HOSTILE}\n{FORGED}\n");
+        for how in 0..=4 {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let said_by_worker = words.clone();
+            thread::spawn(move || {
+                for mut stream in listener.incoming().flatten() {
+                    // The client hangs up when it has heard enough.
+                    let _ = answer(&mut stream, &said_by_worker, how);
+                }
+            });
+            let dir = text_dir();
+            let args = ["run", "text", "--workers", &address.to_string(), "--report", "report.json"];
+            let said = Invocation::new(&args).current_dir(dir.path()).run();
+            assert_eq!(said.code, Some(1), "{how}: {}", said.stderr);
+            assert_harmless(&said.stderr);
+            assert!(said.stderr.len() < 20_000, "{how}: it floods the terminal");
+            if (1..=3).contains(&how) {
+                assert!(said.stderr.contains("owned"), "{how}: {}", said.stderr);
             }
-        });
-        let dir = text_dir();
-        let workers = address.to_string();
-        let said = Invocation::new(&["run", "text", "--workers", &workers]).current_dir(dir.path()).run();
-        assert_eq!(said.code, Some(1));
-        assert_harmless(&said.stderr);
+        }
     });
 }

@@ -394,3 +394,13 @@ fn a_shell_that_runs_nothing_is_quoted() {
     assert!(error.contains("status 1") && error.contains("currently not available"), "{error}");
     assert!(!error.contains('\u{1b}'));
 }
+
+#[test]
+fn variables_reach_the_script_as_they_are() {
+    for value in ["", "plain", "it's", "''", "a\nb", "$HOME `id` \\", "{\"key\":\"a+/=\"}"] {
+        let script = whole_script(&["printf %s \"$value\"\n"], &[("value", value)]);
+        assert!(script.capacity() >= script.len());
+        let output = Local.run("exec sh", script.as_bytes(), DEADLINE).unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), value);
+    }
+}

@@ -112,7 +112,7 @@ fn look(seen: &mut HashSet<Vec<u8>>) {
 /// Two processes that last for a moment, one with `word` on its command line, one with `other` in its environment.
 fn reveal(word: &str, other: &str) {
     for mut command in [Command::new("sh"), Command::new("sh")] {
-        command.args(["-c", "sleep 0.1", word]).status().expect("sh runs");
+        command.args(["-c", "sleep 0.3", word]).status().expect("sh runs");
         command.env("REVEALED", other).status().expect("sh runs");
     }
 }

@@ -26,7 +26,7 @@ impl Guest {
     pub fn new() -> Option<Guest> {
         let output = Guest(()).command("id").arg("-G").output();
         let is_guest = |output: &Output| output.stdout == format!("{ID}\n").as_bytes();
-        if output.is_ok_and(|output| is_guest(&output)) {
+        if rustix::process::geteuid().is_root() && output.is_ok_and(|output| is_guest(&output)) {
             return Some(Guest(()));
         }
         let test = thread::current().name().unwrap_or("a test").to_owned();
