@@ -140,6 +140,9 @@ pub struct Begin {
     pub members: Vec<String>,
 }
 
+/// Most workers of a job: each has a connection to every other, and a thread for each.
+pub const MAX_WORKERS: usize = 1000;
+
 /// Where the partitions go in one epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Routes {
@@ -153,11 +156,14 @@ impl Routes {
     /// Checks that every partition has a place to go, so that no entry can get lost.
     ///
     /// # Errors
-    /// `Malformed` if there is no partition, a worker stands twice, or an owner is none of the workers.
+    /// `Malformed` if there is no partition, a worker stands twice, an owner is none of the workers, or there are more
+    /// than [`MAX_WORKERS`].
     pub fn check(&self) -> Result<(), FrameError> {
         let workers: BTreeSet<WorkerId> = self.workers.iter().map(|(worker, _)| *worker).collect();
         let wrong = if self.owners.is_empty() {
             "have no partition"
+        } else if self.workers.len() > MAX_WORKERS {
+            "have too many workers"
         } else if workers.len() < self.workers.len() {
             "have a worker twice"
         } else if !self.owners.iter().all(|owner| workers.contains(owner)) {
@@ -378,6 +384,7 @@ mod tests {
             (routes(&[], &[]), "no partition"),
             (routes(&[0, 1, 0], &[0]), "twice"),
             (routes(&[0, 1], &[0, 2]), "not there"),
+            (routes(&(0..=MAX_WORKERS as u32).collect::<Vec<_>>(), &[0]), "too many"),
         ] {
             let error = wrong.check().expect_err("it is wrong").to_string();
             assert!(error.contains(what), "{error}");

@@ -4,6 +4,7 @@ mod batches;
 mod cluster;
 mod control;
 mod files;
+mod machines;
 mod ssh;
 
 /// Something that reads bytes that others wrote.
@@ -21,7 +22,7 @@ pub struct Target {
 pub const LONGEST: usize = 4 * KIB;
 
 /// All there are.
-pub const ALL: [Target; 15] = [
+pub const ALL: [Target; 17] = [
     control::FRAME,
     control::MESSAGE,
     batches::SPLITS,
@@ -37,6 +38,8 @@ pub const ALL: [Target; 15] = [
     cluster::IDENTITY,
     cluster::ORDERS,
     cluster::RECORD,
+    machines::COORDINATOR,
+    machines::WORKER,
 ];
 
 /// For messages and what else is small.
