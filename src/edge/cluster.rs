@@ -1,8 +1,8 @@
 //! Cluster: the record of what was deployed where, kept in `.mapreduce/` beside the hosts file.
 //!
 //! Invariant: whatever may be on a host is recorded before it gets there, so that an interrupted `deploy` leaves
-//! nothing that `stop` would not find. The record holds the client's private key, so it is the user's alone (0700, 0600)
-//! and is believed only if it belongs to the user.
+//! nothing that `stop` would not find. The record holds the client's private key, so it is the user's alone (0700,
+//! 0600) and is believed only if it belongs to the user.
 
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io::{self, Read, Write};

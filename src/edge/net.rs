@@ -14,6 +14,7 @@ use crate::job::Job;
 use crate::runtime::greet::{GreetError, greet};
 use crate::runtime::link::{Connection, Control, Knock, Listen, Network};
 use crate::runtime::serve::{Log, WorkerOptions};
+use crate::wire::frame::FrameError;
 use crate::wire::message::{Role, Welcome};
 
 use super::tls::{NotTls, Shaken, Tls};
@@ -263,7 +264,10 @@ fn welcome(
     };
     match greet(&mut connection, wire.cluster(), role, timeout) {
         Ok(welcome) => Ok((connection, welcome)),
-        Err(GreetError::Stranger) if matches!(wire, Wire::Plaintext { .. }) => {
+        // A worker that wants TLS ends what is none, and its alert may not come through.
+        Err(GreetError::Stranger | GreetError::Broken(FrameError::Torn))
+            if matches!(wire, Wire::Plaintext { .. }) =>
+        {
             bail!("what listens at {at} is not a mapreduce worker, or one that wants an encrypted connection")
         }
         Err(GreetError::Stranger) => bail!("what listens at {at} is not a mapreduce worker"),

@@ -238,7 +238,7 @@ impl Write for Sealing {
         self.write_vectored(&[IoSlice::new(bytes)])
     }
 
-    /// Sends up to [`WRITE_BYTES`], and returns only once all of that is sent.
+    /// Sends up to `WRITE_BYTES`, and returns only once all of that is sent.
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut left = WRITE_BYTES;
         let mut parts = [&[][..]; MAX_PARTS];
