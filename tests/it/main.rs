@@ -1,5 +1,6 @@
 //! Integration tests: one crate, one file per promise.
 
+mod capture;
 mod cli;
 mod cluster;
 mod corpus;
@@ -11,6 +12,8 @@ mod examples;
 mod faults;
 mod guests;
 mod harness;
+mod hostile;
+mod identity;
 mod jump;
 mod output;
 mod portable;
@@ -22,4 +25,5 @@ mod sim;
 mod ssh;
 mod terminal;
 mod tidy;
+mod via_ssh;
 mod words;

@@ -14,6 +14,7 @@ pub mod netns;
 pub mod processes;
 pub mod program;
 pub mod proxy;
+pub mod recorder;
 pub mod served;
 pub mod sshd;
 pub mod terminal;
@@ -79,14 +80,7 @@ impl Lab {
 
     /// Starts a lab.
     pub fn with(options: LabOptions) -> Lab {
-        sshd::require_tools();
-        let dir = tempfile::Builder::new().prefix("mr-lab-").tempdir().expect("a temporary directory");
-        let root = dir.path().canonicalize().expect("the temporary directory's path");
-        deadline::register(&root);
-        let mut lab = Lab { root, _dir: dir, hosts: Vec::new() };
-        fs::create_dir_all(lab.client_dir().join("home")).expect("the client's directory");
-        sshd::make_key(&lab.client_key(), "ed25519", "");
-        sshd::make_key(&lab.client_dir().join("id_stranger"), "ed25519", "");
+        let mut lab = Lab::of_nobody();
         for index in 0..options.hosts {
             let host = LabHost::prepare(&lab.root, index, next_address(), &options);
             lab.hosts.push(host);
@@ -100,6 +94,37 @@ impl Lab {
         for host in &mut lab.hosts {
             host.await_ready();
         }
+        lab
+    }
+
+    /// Starts a lab whose hosts are those of `network`, from host 1 on; the client is to run on host 0.
+    pub fn inside(network: &netns::Network, options: &LabOptions) -> Lab {
+        let mut lab = Lab::of_nobody();
+        let root = lab.root.clone();
+        let start = |index: usize| {
+            let address = IpAddr::V4(network.address(index + 1));
+            network.enter(index + 1, || {
+                let mut host = LabHost::prepare(&root, index, address, options);
+                host.start();
+                host.await_ready();
+                host
+            })
+        };
+        lab.hosts.extend((0..options.hosts).map(start));
+        lab.write_ssh_config(options);
+        lab
+    }
+
+    /// Makes what a client needs that may log in.
+    fn of_nobody() -> Lab {
+        sshd::require_tools();
+        let dir = tempfile::Builder::new().prefix("mr-lab-").tempdir().expect("a temporary directory");
+        let root = dir.path().canonicalize().expect("the temporary directory's path");
+        deadline::register(&root);
+        let lab = Lab { root, _dir: dir, hosts: Vec::new() };
+        fs::create_dir_all(lab.client_dir().join("home")).expect("the client's directory");
+        sshd::make_key(&lab.client_key(), "ed25519", "");
+        sshd::make_key(&lab.client_dir().join("id_stranger"), "ed25519", "");
         lab
     }
 

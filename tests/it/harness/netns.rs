@@ -142,6 +142,21 @@ impl Network {
         }
     }
 
+    /// Has a host drop the connections of others to its ports, as a firewall does, without a word: each of `blocked` is
+    /// a host, and the first and the last port that it does not reach. To be called once for a host.
+    pub fn firewall(&self, host: usize, blocked: &[(usize, u16, u16)]) {
+        let name = self.host(host);
+        // What is to be dropped is looked at before what is local.
+        let local = blocked.len().to_string();
+        ip(&["-n", &name, "rule", "add", "pref", &local, "lookup", "local"]);
+        ip(&["-n", &name, "rule", "del", "pref", "0"]);
+        for (number, (from, first, last)) in blocked.iter().enumerate() {
+            let (pref, from, ports) = (number.to_string(), self.address(*from), format!("{first}-{last}"));
+            let what = ["from", &from.to_string(), "ipproto", "tcp", "dport", &ports, "blackhole"];
+            ip(&[&["-n", &name, "rule", "add", "pref", &pref][..], &what].concat());
+        }
+    }
+
     fn add_host(&self, host: usize) {
         let (name, switch, port) = (self.host(host), self.switch(), port(host));
         ip(&["netns", "add", &name]);
