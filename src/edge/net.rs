@@ -6,12 +6,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
 use crossbeam_channel::Receiver;
 use socket2::TcpKeepalive;
 
 use crate::job::Job;
-use crate::runtime::greet::{GreetError, greet};
+use crate::runtime::greet::{GreetError, MeetError, meet};
 use crate::runtime::link::{Connection, Control, Knock, Listen, Network};
 use crate::runtime::serve::{Log, WorkerOptions};
 use crate::wire::frame::FrameError;
@@ -40,11 +40,7 @@ impl Wire {
     fn dial(&self, socket: Socket, peer: String, name: &str, limit: Duration) -> io::Result<Connection> {
         match self {
             Wire::Plaintext { .. } => Ok(plain(socket, peer)),
-            Wire::Encrypted(tls) => match tls.connect(&socket, name, limit) {
-                Ok(shaken) => Ok(sealed(shaken, socket, peer)),
-                Err(error) if is_silence(&error) => Err(silence(limit)),
-                Err(error) => Err(error),
-            },
+            Wire::Encrypted(tls) => Ok(sealed(tls.connect(&socket, name, limit)?, socket, peer)),
         }
     }
 
@@ -63,43 +59,11 @@ impl Network for Wire {
         let address: SocketAddr =
             address.parse().map_err(|_| io::Error::other(format!("{address:?} is not an address")))?;
         let end = Instant::now() + timeout;
-        let mut tries = 0;
-        loop {
-            let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-            let socket = Socket::tcp(TcpStream::connect_timeout(&address, left)?)?;
-            let left = end.saturating_duration_since(Instant::now());
-            match self.dial(socket, address.to_string(), name, left) {
-                // A worker that strangers besiege takes the newest of those who are at its door.
-                Err(error) if is_turned_away(&error) && tries < DOOR_TRIES && Instant::now() < end => {
-                    tries += 1;
-                    std::thread::sleep(DOOR_PAUSE);
-                }
-                dialled => return dialled,
-            }
-        }
+        let socket = Socket::tcp(TcpStream::connect_timeout(&address, timeout)?)?;
+        // What is left may be nothing: then the handshake ends at once, and says so.
+        let left = end.saturating_duration_since(Instant::now());
+        self.dial(socket, address.to_string(), name, left)
     }
-}
-
-/// How often to knock again at a door that was shut in the middle of the handshake.
-const DOOR_TRIES: u32 = 3;
-
-const DOOR_PAUSE: Duration = Duration::from_millis(50);
-
-fn is_silence(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
-}
-
-/// Says that nothing was heard for so long, as [`GreetError::Silent`] does.
-fn silence(limit: Duration) -> io::Error {
-    let text = GreetError::Silent(Duration::from_secs_f64(limit.as_secs_f64().round())).to_string();
-    io::Error::new(io::ErrorKind::TimedOut, text)
-}
-
-fn is_turned_away(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe
-    )
 }
 
 struct Accepting {
@@ -172,6 +136,8 @@ impl Socket {
     /// # Errors
     /// If the connection is gone.
     pub fn bound(&self, deadline: Duration) -> io::Result<()> {
+        // Below a microsecond it would be none at all.
+        let deadline = deadline.max(Duration::from_millis(1));
         self.inner.set_read_timeout(Some(deadline))?;
         self.inner.set_write_timeout(Some(deadline))?;
         // Bytes that the other side's kernel does not acknowledge end the connection, too.
@@ -245,33 +211,23 @@ pub fn resolve(address: &str) -> anyhow::Result<SocketAddr> {
     preferred.copied().with_context(|| format!("{address} has no address"))
 }
 
-/// Greets the worker `name` over `connection`.
-fn welcome(
-    connected: io::Result<Connection>,
-    wire: &Wire,
-    at: &str,
-    role: Role,
-    timeout: Duration,
-) -> anyhow::Result<(Connection, Welcome)> {
-    let mut connection = match connected {
-        Err(error) if matches!(wire, Wire::Encrypted(_)) && is_turned_away(&error) => bail!(
-            "what listens at {at} ended the handshake: it is no worker of this cluster, or one without encryption"
+/// Says of a worker at `at` why it was not met.
+fn explain(error: MeetError, wire: &Wire, at: &str) -> anyhow::Error {
+    let is_plain = matches!(wire, Wire::Plaintext { .. });
+    match error {
+        MeetError::Greet(GreetError::Stranger | GreetError::Broken(FrameError::Torn)) if is_plain => anyhow!(
+            "what listens at {at} is not a mapreduce worker, or one that wants an encrypted connection"
         ),
-        Err(error) if error.get_ref().is_some_and(|cause| cause.is::<NotTls>()) => {
-            bail!("what listens at {at} is not a mapreduce worker, or one without encryption")
+        MeetError::Greet(GreetError::Stranger) => anyhow!("what listens at {at} is not a mapreduce worker"),
+        MeetError::Connect(error) if error.get_ref().is_some_and(|cause| cause.is::<NotTls>()) => {
+            anyhow!("what listens at {at} is not a mapreduce worker, or one without encryption")
         }
-        connected => connected.with_context(|| format!("cannot connect to {at}"))?,
-    };
-    match greet(&mut connection, wire.cluster(), role, timeout) {
-        Ok(welcome) => Ok((connection, welcome)),
-        // A worker that wants TLS ends what is none, and its alert may not come through.
-        Err(GreetError::Stranger | GreetError::Broken(FrameError::Torn))
-            if matches!(wire, Wire::Plaintext { .. }) =>
-        {
-            bail!("what listens at {at} is not a mapreduce worker, or one that wants an encrypted connection")
-        }
-        Err(GreetError::Stranger) => bail!("what listens at {at} is not a mapreduce worker"),
-        Err(error) => Err(error).with_context(|| format!("cannot greet the worker at {at}")),
+        MeetError::TurnedAway if !is_plain => anyhow!(
+            "what listens at {at} ended the handshake: it is no worker of this cluster, one without encryption, or \
+             besieged by strangers"
+        ),
+        MeetError::Connect(error) => anyhow::Error::new(error).context(format!("cannot connect to {at}")),
+        error => anyhow::Error::new(error).context(format!("cannot greet the worker at {at}")),
     }
 }
 
@@ -287,7 +243,8 @@ pub fn reach(
     timeout: Duration,
 ) -> anyhow::Result<(Connection, Welcome)> {
     let at = address.to_string();
-    welcome(wire.connect(&at, name, timeout), wire, &at, role, timeout)
+    meet(|| wire.connect(&at, name, timeout), wire.cluster(), &role, timeout)
+        .map_err(|error| explain(error, wire, &at))
 }
 
 /// Greets the worker `name` over `socket`, which leads to it in some other way; `at` says where, for messages.
@@ -302,7 +259,13 @@ pub fn reach_over(
     role: Role,
     timeout: Duration,
 ) -> anyhow::Result<(Connection, Welcome)> {
-    welcome(wire.dial(socket, at.to_owned(), name, timeout), wire, at, role, timeout)
+    let mut socket = Some(socket);
+    let connect = || match socket.take() {
+        Some(socket) => wire.dial(socket, at.to_owned(), name, timeout),
+        // There is but one way.
+        None => Err(io::ErrorKind::ConnectionReset.into()),
+    };
+    meet(connect, wire.cluster(), &role, timeout).map_err(|error| explain(error, wire, at))
 }
 
 /// How a worker is.

@@ -77,6 +77,7 @@ fn shake(mut session: Session, socket: &Socket, limit: Duration) -> io::Result<S
                     read => filled += read,
                 }
             }
+            Progress::Idle if is_whole_record(&incoming[..filled]) => return Err(in_pieces()),
             Progress::Idle => break,
             Progress::Closed => return Err(io::ErrorKind::UnexpectedEof.into()),
         }
@@ -88,6 +89,12 @@ fn shake(mut session: Session, socket: &Socket, limit: Duration) -> io::Result<S
         Opening { shared: shared.clone(), socket: socket.clone(), incoming, filled, plain, taken: 0 };
     let writer = Sealing { shared, socket: socket.clone(), outgoing, joined: Vec::new(), is_broken: false };
     Ok(Shaken { reader, writer, name })
+}
+
+/// Refuses a message of the handshake that goes over several records, which none of ours does. While rustls has a part
+/// of one, it must not be asked for anything without it: it panics.
+fn in_pieces() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "it speaks TLS in pieces")
 }
 
 /// Bounds the next use of `socket` by what is left until `end`.
@@ -200,10 +207,8 @@ impl Opening {
         incoming.copy_within(at..*filled, 0);
         *filled -= at;
         if progress == Progress::Idle && is_whole_record(&incoming[..*filled]) {
-            // A message of the handshake that goes over several records, which none of ours does. While rustls has a
-            // part of one, it cannot be asked for anything else.
             *is_over = true;
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "it speaks TLS in pieces"));
+            return Err(in_pieces());
         }
         Ok(match (opened, progress) {
             (0, Progress::Closed) => Opened::Goodbye,
@@ -260,13 +265,19 @@ impl Sealing {
     fn send(&mut self, parts: &[&[u8]]) -> io::Result<()> {
         let mut shared = lock(&self.shared);
         let Shared { session, pending, is_over } = &mut *shared;
-        if *is_over || self.is_broken {
+        if self.is_broken {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         // Records that are not sent whole leave nothing to be read behind them.
         self.is_broken = true;
         self.outgoing.clear();
         self.outgoing.append(pending);
+        if *is_over {
+            drop(shared);
+            // Why it is over; the other side may be gone.
+            let _ = self.socket.write_all(self.outgoing.as_slice());
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         session.seal(parts, &mut self.joined, &mut self.outgoing)?;
         drop(shared);
         self.socket.write_all(self.outgoing.as_slice())?;

@@ -75,16 +75,35 @@ impl<B> Inbox<B> {
         Ok(())
     }
 
-    /// Takes a batch of a stream of `epoch` in, which is held in so many bytes.
+    /// Finds room for so many bytes of `epoch`, before they are there.
     ///
     /// # Errors
     /// If the epoch is not the current one, or there is no room.
-    pub fn put(&mut self, epoch: Epoch, partition: Partition, batch: B, bytes: u64) -> Result<(), PutError> {
+    pub fn reserve(&mut self, epoch: Epoch, bytes: u64) -> Result<(), PutError> {
         if self.epoch != Some(epoch) {
             return Err(Stale("its epoch is over").into());
         }
         self.bytes = (self.bytes.checked_add(bytes).filter(|sum| *sum <= self.limit))
             .ok_or(PutError::Full(self.limit))?;
+        Ok(())
+    }
+
+    /// Gives back room that was found in `epoch`.
+    pub fn release(&mut self, epoch: Epoch, bytes: u64) {
+        // What was found in an epoch that is over went with it.
+        if self.epoch == Some(epoch) {
+            self.bytes = self.bytes.saturating_sub(bytes);
+        }
+    }
+
+    /// Takes a batch of a stream of `epoch` in, for which room was found.
+    ///
+    /// # Errors
+    /// If the epoch is not the current one.
+    pub fn put(&mut self, epoch: Epoch, partition: Partition, batch: B) -> Result<(), Stale> {
+        if self.epoch != Some(epoch) {
+            return Err(Stale("its epoch is over"));
+        }
         self.partitions.entry(partition).or_default().push(batch);
         Ok(())
     }
@@ -137,8 +156,8 @@ mod tests {
         inbox.open(EPOCH, SOURCE).expect("the first stream");
         assert!(inbox.open(EPOCH, SOURCE).is_err(), "a second stream of the same source");
         assert!(inbox.open(Epoch(1), WorkerId(2)).is_err(), "an epoch that is over");
-        inbox.put(EPOCH, Partition(5), 'a', 1).expect("it is of this epoch");
-        assert!(inbox.put(Epoch(1), Partition(5), 'b', 1).is_err());
+        inbox.put(EPOCH, Partition(5), 'a').expect("it is of this epoch");
+        assert!(inbox.put(Epoch(1), Partition(5), 'b').is_err());
         assert_eq!(inbox.take(EPOCH, &sources(&[1])), Ok(HashMap::from([(Partition(5), vec!['a'])])));
     }
 
@@ -146,12 +165,17 @@ mod tests {
     fn no_more_is_held_than_may_be() {
         let mut inbox = Inbox::new(10);
         inbox.open(EPOCH, SOURCE).expect("the first stream");
-        inbox.put(EPOCH, Partition(0), 'a', 7).expect("there is room");
-        assert_eq!(inbox.put(EPOCH, Partition(1), 'b', 4), Err(PutError::Full(10)));
-        assert_eq!(inbox.put(EPOCH, Partition(1), 'b', u64::MAX), Err(PutError::Full(10)));
-        inbox.put(EPOCH, Partition(1), 'c', 3).expect("there is room");
+        inbox.reserve(EPOCH, 7).expect("there is room");
+        inbox.put(EPOCH, Partition(0), 'a').expect("it is of this epoch");
+        assert_eq!(inbox.reserve(EPOCH, 4), Err(PutError::Full(10)));
+        assert_eq!(inbox.reserve(EPOCH, u64::MAX), Err(PutError::Full(10)));
+        inbox.reserve(EPOCH, 3).expect("there is room");
+        inbox.release(EPOCH, 3);
+        inbox.reserve(EPOCH, 3).expect("it was given back");
         inbox.open(Epoch(3), SOURCE).expect("a newer epoch");
-        inbox.put(Epoch(3), Partition(0), 'd', 10).expect("what was held is dropped");
+        inbox.release(EPOCH, 3);
+        inbox.reserve(Epoch(3), 10).expect("what was held is dropped");
+        assert_eq!(inbox.reserve(Epoch(3), 1), Err(PutError::Full(10)), "an older epoch gives nothing back");
         inbox.take(Epoch(3), &sources(&[1])).expect("it is whole");
     }
 
@@ -159,9 +183,9 @@ mod tests {
     fn a_newer_epoch_drops_what_is_held() {
         let mut inbox = Inbox::new(10);
         inbox.open(EPOCH, SOURCE).expect("the first stream");
-        inbox.put(EPOCH, Partition(0), 'a', 1).expect("it is of this epoch");
+        inbox.put(EPOCH, Partition(0), 'a').expect("it is of this epoch");
         inbox.open(Epoch(3), SOURCE).expect("a newer epoch");
-        assert!(inbox.put(EPOCH, Partition(0), 'b', 1).is_err());
+        assert!(inbox.put(EPOCH, Partition(0), 'b').is_err());
         assert_eq!(inbox.take(EPOCH, &sources(&[1])), Err(NotWhole::Superseded));
         assert_eq!(inbox.take(Epoch(3), &sources(&[1])), Ok(HashMap::new()));
     }
@@ -180,9 +204,9 @@ mod tests {
     fn what_is_over_is_dropped_and_refused() {
         let mut inbox = Inbox::new(10);
         inbox.open(EPOCH, SOURCE).expect("the first stream");
-        inbox.put(EPOCH, Partition(0), 'a', 1).expect("it is of this epoch");
+        inbox.put(EPOCH, Partition(0), 'a').expect("it is of this epoch");
         inbox.forget(EPOCH);
-        assert!(inbox.put(EPOCH, Partition(0), 'b', 1).is_err(), "its sender has not heard yet");
+        assert!(inbox.put(EPOCH, Partition(0), 'b').is_err(), "its sender has not heard yet");
         assert!(inbox.open(EPOCH, WorkerId(2)).is_err());
         inbox.open(Epoch(3), SOURCE).expect("a newer epoch");
         assert_eq!(inbox.take(Epoch(3), &sources(&[1])), Ok(HashMap::new()));

@@ -24,6 +24,60 @@ pub enum GreetError {
     Broken(FrameError),
 }
 
+/// Why a worker was not met.
+#[derive(Debug, thiserror::Error)]
+pub enum MeetError {
+    /// There is no way to it, or another is there.
+    #[error("{0}")]
+    Connect(#[source] io::Error),
+    /// It ended each connection before it said a word.
+    #[error("it ended the connection before it said a word")]
+    TurnedAway,
+    #[error(transparent)]
+    Greet(GreetError),
+}
+
+/// How often to knock again at a door that was shut before a word was said.
+const DOOR_TRIES: u32 = 3;
+
+const DOOR_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connects and greets. A worker that strangers besiege takes the newest of those at its door, so that one who was shut
+/// out tries again.
+///
+/// # Errors
+/// If there is no worker, or it refuses, or says nothing.
+pub fn meet(
+    mut connect: impl FnMut() -> io::Result<Connection>,
+    cluster: &str,
+    role: &Role,
+    timeout: Duration,
+) -> Result<(Connection, Welcome), MeetError> {
+    let end = Instant::now() + timeout;
+    let mut tries = 0;
+    loop {
+        let error = match connect() {
+            Ok(mut connection) => match greet(&mut connection, cluster, role.clone(), timeout) {
+                Ok(welcome) => return Ok((connection, welcome)),
+                Err(error) => MeetError::Greet(error),
+            },
+            Err(error) => match FrameError::from(error) {
+                FrameError::Torn => MeetError::TurnedAway,
+                FrameError::Silent => MeetError::Greet(GreetError::Silent(timeout)),
+                FrameError::Io(error) => MeetError::Connect(error),
+                other => MeetError::Greet(GreetError::Broken(other)),
+            },
+        };
+        let is_shut =
+            matches!(error, MeetError::TurnedAway | MeetError::Greet(GreetError::Broken(FrameError::Torn)));
+        if !is_shut || tries == DOOR_TRIES || Instant::now() >= end {
+            return Err(error);
+        }
+        tries += 1;
+        std::thread::sleep(DOOR_PAUSE);
+    }
+}
+
 /// Greets the worker at the other end of `connection`: what is said takes no longer than `timeout`, and so the answer.
 ///
 /// # Errors
@@ -52,7 +106,11 @@ pub fn greet(
     write_message(&mut connection.writer, &hello).map_err(broken)?;
     let mut reader = Until::within(timeout, connection);
     match read_message(&mut reader, MAX_CONTROL_BYTES).map_err(broken)? {
-        Greeting::Welcome(welcome) => Ok(welcome),
+        Greeting::Welcome(welcome) => {
+            // What follows is not bound by what the greeting has left.
+            connection.control.set_deadline(timeout).map_err(|error| broken(error.into()))?;
+            Ok(welcome)
+        }
         Greeting::Refused { reason, program } => Err(GreetError::Refused { reason, program }),
     }
 }

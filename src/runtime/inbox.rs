@@ -4,37 +4,101 @@
 //! stand still.
 
 use std::io::{self, BufReader, Read, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::logic::ids::Epoch;
+use crate::logic::ids::{Epoch, WorkerId};
 use crate::logic::inbox::{self, PutError};
 use crate::wire::frame::{FrameError, Header, Kind, MAX_PAYLOAD_BYTES, read_header, write_frame};
-use crate::wire::receive::read_batch;
+use crate::wire::receive::BatchHeader;
 
-use super::link::{BEAT_INTERVAL, Connection, READ_BUFFER_BYTES};
+use super::link::{BEAT_INTERVAL, Connection, Control, READ_BUFFER_BYTES};
 
-/// What arrived from peers. A lock: one thread for each source puts in, the reduce takes out.
-pub(crate) struct Inbox(Mutex<inbox::Inbox<Vec<u8>>>);
+/// What arrived from peers.
+pub(crate) struct Inbox {
+    /// A lock: one thread for each source puts in, the reduce takes out.
+    held: Mutex<inbox::Inbox<Vec<u8>>>,
+    /// A lock, as for what is held.
+    streams: Mutex<Streams>,
+    ordered: Condvar,
+}
+
+/// The streams that are being received.
+struct Streams {
+    /// The newest epoch that the client has ordered a shuffle in: before, nobody has anything to send in it.
+    newest: Epoch,
+    open: Vec<(Epoch, Arc<dyn Control>)>,
+}
 
 impl Inbox {
     /// Makes an inbox that holds `limit` bytes at most.
     pub(crate) fn new(limit: u64) -> Self {
-        Self(Mutex::new(inbox::Inbox::new(limit)))
+        Self {
+            held: Mutex::new(inbox::Inbox::new(limit)),
+            streams: Mutex::new(Streams { newest: Epoch(0), open: Vec::new() }),
+            ordered: Condvar::new(),
+        }
     }
 
     /// Gives access to what is held.
     pub(crate) fn lock(&self) -> MutexGuard<'_, inbox::Inbox<Vec<u8>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Expects streams of `epoch`, and no more of older ones: those end.
+    pub(crate) fn expect(&self, epoch: Epoch) {
+        let mut streams = self.streams();
+        streams.newest = streams.newest.max(epoch);
+        let newest = streams.newest;
+        streams.open.retain(|(epoch, control)| {
+            let stays = *epoch >= newest;
+            if !stays {
+                control.close();
+            }
+            stays
+        });
+        self.ordered.notify_all();
+    }
+
+    /// Opens the stream of `source` in `epoch`, which goes over the connection of `control`. A peer that heard of the
+    /// epoch before this worker waits for so long.
+    ///
+    /// # Errors
+    /// If the epoch is not known by then, or is over, or the source has sent a stream in it.
+    pub(crate) fn open(
+        &self,
+        epoch: Epoch,
+        source: WorkerId,
+        control: &Arc<dyn Control>,
+        limit: Duration,
+    ) -> Result<(), String> {
+        let early = |streams: &mut Streams| streams.newest < epoch;
+        let waited = self.ordered.wait_timeout_while(self.streams(), limit, early);
+        let (mut streams, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if streams.newest < epoch {
+            return Err(format!("nobody has ordered a shuffle in epoch {}", epoch.0));
+        }
+        self.lock().open(epoch, source).map_err(|stale| stale.to_string())?;
+        streams.open.push((epoch, control.clone()));
+        Ok(())
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Streams> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Bytes that a batch costs beside its own: its place, its allocation, perhaps its partition's.
+const BATCH_OVERHEAD_BYTES: u64 = 128;
+
 /// Why a stream was not received.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ReceiveError {
     /// It broke, or is stale.
+    #[error("{0}")]
     Peer(String),
     /// There is no room for it here.
+    #[error("{0}")]
     Own(String),
 }
 
@@ -72,9 +136,14 @@ pub(crate) fn receive_stream(
     loop {
         match read_header(&mut reader, MAX_PAYLOAD_BYTES)? {
             Some(Header { kind: Kind::Batch, length }) => {
-                let (partition, batch) = read_batch(&mut reader, &mut buffers, length)?;
-                let held = batch.capacity() as u64;
-                inbox.lock().put(epoch, partition, batch, held)?;
+                let header = BatchHeader::read(&mut reader, length)?;
+                let passing = header.passing_bytes();
+                inbox.lock().reserve(epoch, header.kept_bytes() + BATCH_OVERHEAD_BYTES + passing)?;
+                let batch = header.read_batch(&mut reader, &mut buffers)?;
+                let mut held = inbox.lock();
+                held.put(epoch, header.partition, batch).map_err(PutError::from)?;
+                held.release(epoch, passing);
+                drop(held);
                 acknowledge(&mut reader)?;
             }
             Some(Header { kind: Kind::Beat, .. }) => {}
@@ -154,7 +223,10 @@ mod tests {
         let full = receive_into(3, |mut connection| {
             let _ = write_frame(&mut connection.writer, Kind::Batch, &[b"\0\0\0\0\0\x02\0\0\0ab"]);
         });
-        assert!(matches!(&full.0, Err(ReceiveError::Own(cause)) if cause.contains("3 bytes")), "{full:?}");
+        assert!(
+            matches!(&full.0, Err(ReceiveError::Own(cause)) if cause.contains("than the 3 bytes")),
+            "{full:?}"
+        );
     }
 
     #[test]
@@ -171,14 +243,14 @@ mod tests {
         let whole = send(&[
             (Kind::Batch, b"\0\0\0\0\0\x02\0\0\0ab"),
             (Kind::Beat, b""),
-            (Kind::Batch, b"\x01\0\0\0\0\0\0\0\0"),
+            (Kind::Batch, b"\x01\0\0\0\0\x01\0\0\0c"),
             (Kind::End, b""),
         ]);
         assert_eq!(receive(whole), (Ok(()), 2));
         let torn = receive(|mut connection| {
             let _ = write_frame(&mut connection.writer, Kind::Batch, &[&[0; PACKED_BATCH_HEADER_BYTES]]);
         });
-        assert!(torn.0.is_err_and(|cause| cause.contains("middle of a conversation")));
+        assert!(torn.0.is_err_and(|cause| cause.contains("without entries")));
         assert!(receive(send(&[(Kind::Batch, b"\0\0")])).0.is_err(), "a batch without its header");
         let short = receive(send(&[(Kind::Batch, b"\0\0\0\0\0\x02\0\0\0a")]));
         assert!(short.0.is_err_and(|cause| cause.contains("do not hold")), "less than it says");

@@ -136,7 +136,7 @@ pub fn serve<J: Job>(
         match accepted {
             Ok(knock) => start_conversation::<J>(&server, knock),
             Err(error) => {
-                (server.log)(&format!("cannot accept a connection: {error}"));
+                server.mention("somebody", &format!("cannot accept a connection: {error}"));
                 // Out of descriptors, most likely: those that are open must end first.
                 std::thread::sleep(Duration::from_millis(100));
             }
@@ -176,6 +176,14 @@ impl Server {
                 place.insert(entry);
                 Ok(())
             }
+        }
+    }
+
+    /// Waits until the job has ended, for `limit` at most.
+    fn await_end(&self, job: JobId, limit: Duration) {
+        let until = Instant::now() + limit;
+        while self.jobs().contains_key(&job) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 
@@ -235,6 +243,13 @@ impl Server {
         }
     }
 
+    /// Logs what came of a connection that anybody could have made, now and then.
+    fn mention(&self, peer: &str, cause: &str) {
+        if let Some(line) = self.lobby.mention(peer, cause) {
+            (self.log)(&line);
+        }
+    }
+
     /// Counts a connection of somebody who belongs here, as long as what is returned lives; `None` if there are enough.
     fn admit(&self) -> Option<Admitted<'_>> {
         let admitted = Admitted(self);
@@ -254,6 +269,7 @@ impl Drop for Admitted<'_> {
 fn start_conversation<J: Job>(server: &Arc<Server>, knock: Knock) {
     let place = server.lobby.enter(&knock.host, &knock.control);
     let (owned, control, peer) = (server.clone(), knock.control.clone(), knock.peer.clone());
+    let knock_peer = peer.clone();
     let started = spawn(format!("mr:conn:{peer}"), move || {
         let closer = knock.control.clone();
         match super::guarded(|| meet(&owned, knock)).flatten() {
@@ -264,17 +280,13 @@ fn start_conversation<J: Job>(server: &Arc<Server>, knock: Knock) {
                     (owned.log)(&format!("{peer}: {cause}"));
                 }
             }
-            Err(cause) => {
-                if let Some(line) = owned.lobby.mention(&peer, &cause) {
-                    (owned.log)(&line);
-                }
-            }
+            Err(cause) => owned.mention(&peer, &cause),
         }
         closer.close();
     });
     if let Err(error) = started {
         control.close();
-        (server.log)(&format!("cannot start a thread: {error}"));
+        server.mention(&knock_peer, &format!("cannot start a thread: {error}"));
     }
 }
 
@@ -326,27 +338,34 @@ fn converse<J: Job>(server: &Arc<Server>, mut connection: Connection, hello: Hel
             {
                 return Err(refuse(&mut connection, &format!("you are not worker {} of this job", source.0)));
             }
-            if let Err(stale) = entry.inbox.lock().open(epoch, source) {
-                return Err(refuse(&mut connection, &stale.to_string()));
+            if let Err(cause) = entry.inbox.open(epoch, source, &connection.control, entry.timeout) {
+                return Err(refuse(&mut connection, &cause));
             }
             write_message(&mut connection.writer, &welcome).map_err(text)?;
-            serve_peer(&entry, connection, epoch, source)
+            let received = serve_peer(&entry, connection, epoch, source);
+            if matches!(received, Err(ReceiveError::Own(_))) {
+                // The client is to hear why from this worker, before the peer tells of a stream that broke.
+                server.await_end(job, entry.timeout);
+            }
+            received.map_err(|error| error.to_string())
         }
     }
 }
 
 /// Receives a peer's stream and tells the job how it ended.
-fn serve_peer(entry: &Entry, connection: Connection, epoch: Epoch, source: WorkerId) -> Result<(), String> {
+fn serve_peer(
+    entry: &Entry,
+    connection: Connection,
+    epoch: Epoch,
+    source: WorkerId,
+) -> Result<(), ReceiveError> {
     let deadline =
         connection.control.set_deadline(entry.timeout).map_err(|error| FrameError::from(error).into());
     let received = deadline.and_then(|()| receive_stream(connection, &entry.inbox, epoch));
-    let (event, said) = match received {
-        Ok(()) => (Event::StreamEnded { epoch, source }, Ok(())),
-        Err(ReceiveError::Peer(cause)) => {
-            (Event::StreamFailed { epoch, peer: source, cause: cause.clone() }, Err(cause))
-        }
-        Err(ReceiveError::Own(cause)) => (Event::ShuffleFailed { epoch, cause: cause.clone() }, Err(cause)),
-    };
-    (entry.happened)(event);
-    said
+    (entry.happened)(match &received {
+        Ok(()) => Event::StreamEnded { epoch, source },
+        Err(ReceiveError::Peer(cause)) => Event::StreamFailed { epoch, peer: source, cause: cause.clone() },
+        Err(ReceiveError::Own(cause)) => Event::ShuffleFailed { epoch, cause: cause.clone() },
+    });
+    received
 }

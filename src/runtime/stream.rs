@@ -12,7 +12,7 @@ use crate::wire::frame::{FrameError, Kind, read_frame, write_frame};
 use crate::wire::message::{Role, decode_batch, encode_packed_batch};
 use crate::wire::pack::Packed;
 
-use super::greet::greet;
+use super::greet::meet;
 use super::link::{BEAT_INTERVAL, Connection};
 use super::rates::{LinkPacker, Measured, Rates};
 use super::shuffle::{Peers, Shuffle};
@@ -42,11 +42,14 @@ pub(crate) fn send_stream<J>(
     bytes: &AtomicU64,
 ) -> Result<(), String> {
     let Some(peers) = &shuffle.peers else { return Err("this worker has no network".to_owned()) };
-    let mut connection = connect(shuffle, peers, peer, address).map_err(|error| error.to_string())?;
-    shuffle.streams.keep(&connection.control);
     let role = Role::Peer { job: peers.job, epoch: shuffle.epoch, source: shuffle.me };
-    let welcome =
-        greet(&mut connection, &peers.cluster, role, peers.timeout).map_err(|error| error.to_string())?;
+    let connect = || {
+        let connection = connect(shuffle, peers, peer, address)?;
+        shuffle.streams.keep(&connection.control);
+        Ok(connection)
+    };
+    let met = meet(connect, &peers.cluster, &role, peers.timeout);
+    let (connection, welcome) = met.map_err(|error| error.to_string())?;
     let control = connection.control.clone();
     let chooser = Chooser::new(peers.compress, &welcome.known_packings(), links, peers.cores);
     if send_batches(connection, chooser, batches, bytes).map_err(|error| error.to_string())? {

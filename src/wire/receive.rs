@@ -7,42 +7,82 @@ use crate::logic::packing::Packing;
 use crate::logic::partition::Partition;
 
 use super::frame::{FrameError, read_payload};
-use super::message::{PACKED_BATCH_HEADER_BYTES, RESULTS_HEADER_BYTES, decode_packed_batch, decode_results};
+use super::message::{
+    BATCH_HEADER_BYTES, PACKED_BATCH_HEADER_BYTES, RESULTS_HEADER_BYTES, decode_packed_batch, decode_results,
+};
+use super::pack::Packed;
 
-/// Reads the payload of a frame of [`Kind::Batch`](super::frame::Kind), which has `length` bytes, and returns it as it
-/// was before it was packed: its partition, then its entries. A packed one goes through `buffers`.
-///
-/// # Errors
-/// `Malformed` or `TooLong` if it is not what its header says, `Torn` if the stream stops before its end.
-pub fn read_batch(
-    from: &mut impl Read,
-    [received, unpacked]: &mut [Vec<u8>; 2],
-    length: usize,
-) -> Result<(Partition, Vec<u8>), FrameError> {
-    let mut header = [0; PACKED_BATCH_HEADER_BYTES];
-    let length = length.checked_sub(header.len());
-    let length = length.ok_or_else(|| FrameError::Malformed("a batch without its header".into()))?;
-    from.read_exact(&mut header)?;
-    let (partition, packed) = decode_packed_batch(header, length)?;
-    let front = partition.0.to_le_bytes();
-    let mut batch = Vec::new();
-    if packed.packing == Packing::Plain {
-        read_payload(&mut front.chain(from), &mut batch, front.len() + length)?;
-    } else {
-        read_payload(from, received, length)?;
-        let entries = packed.unpack(&received[..length], unpacked)?;
-        batch.reserve_exact(front.len() + entries.len());
-        batch.extend_from_slice(&front);
-        batch.extend_from_slice(entries);
+/// What comes before the entries of a batch, so that room can be found for them before they are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchHeader {
+    pub partition: Partition,
+    /// How the entries travel, and how many bytes they have when they are unpacked: one at least.
+    pub packed: Packed,
+    /// Bytes of the frame that follow.
+    pub packed_bytes: usize,
+}
+
+impl BatchHeader {
+    /// Reads the beginning of a frame of [`Kind::Batch`](super::frame::Kind), whose payload has `length` bytes.
+    ///
+    /// # Errors
+    /// `Malformed` or `TooLong` if there is none, or no entries follow; `Torn` if the stream stops before its end.
+    pub fn read(from: &mut impl Read, length: usize) -> Result<BatchHeader, FrameError> {
+        let mut header = [0; PACKED_BATCH_HEADER_BYTES];
+        let packed_bytes = length.checked_sub(header.len());
+        let packed_bytes =
+            packed_bytes.ok_or_else(|| FrameError::Malformed("a batch without its header".into()))?;
+        from.read_exact(&mut header)?;
+        let (partition, packed) = decode_packed_batch(header, packed_bytes)?;
+        if packed.length == 0 {
+            return Err(FrameError::Malformed("a batch without entries".into()));
+        }
+        Ok(BatchHeader { partition, packed, packed_bytes })
     }
-    Ok((partition, batch))
+
+    /// Returns the bytes that are held of the batch once it is read: partition and entries.
+    pub fn kept_bytes(&self) -> u64 {
+        (BATCH_HEADER_BYTES + self.packed.length) as u64
+    }
+
+    /// Returns the bytes that are held besides while it is read.
+    pub fn passing_bytes(&self) -> u64 {
+        match self.packed.packing {
+            Packing::Plain => 0,
+            _ => (self.packed_bytes + self.packed.length) as u64,
+        }
+    }
+
+    /// Reads the rest of the frame and returns the batch as it was before it was packed: its partition, then its
+    /// entries. A packed one goes through `buffers`.
+    ///
+    /// # Errors
+    /// `Malformed` if it is not what its header says, `Torn` if the stream stops before its end.
+    pub fn read_batch(
+        self,
+        from: &mut impl Read,
+        [received, unpacked]: &mut [Vec<u8>; 2],
+    ) -> Result<Vec<u8>, FrameError> {
+        let (front, length) = (self.partition.0.to_le_bytes(), self.packed_bytes);
+        let mut batch = Vec::new();
+        if self.packed.packing == Packing::Plain {
+            read_payload(&mut front.chain(from), &mut batch, front.len() + length)?;
+        } else {
+            read_payload(from, received, length)?;
+            let entries = self.packed.unpack(&received[..length], unpacked)?;
+            batch.reserve_exact(front.len() + entries.len());
+            batch.extend_from_slice(&front);
+            batch.extend_from_slice(entries);
+        }
+        Ok(batch)
+    }
 }
 
 /// Reads the payload of a frame of [`Kind::Results`](super::frame::Kind), which has `length` bytes: its epoch and its
 /// entries. Packed ones go through `buffer`.
 ///
 /// # Errors
-/// As [`read_batch`].
+/// As [`BatchHeader::read`] and [`BatchHeader::read_batch`].
 pub fn read_results(
     from: &mut impl Read,
     buffer: &mut Vec<u8>,

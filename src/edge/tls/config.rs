@@ -57,6 +57,13 @@ impl Tls {
         build().context("the identity is damaged")
     }
 
+    /// Lets the keys of connections be had, for tests that play a peer who seals what rustls never would.
+    #[cfg(test)]
+    pub fn extracting(mut self) -> Tls {
+        Arc::make_mut(&mut self.client).enable_secret_extraction = true;
+        self
+    }
+
     /// Shakes hands with who was connected to, who must be `name`.
     ///
     /// # Errors

@@ -165,7 +165,7 @@ impl Session {
 
     fn seal_text(&mut self, text: &[u8], outgoing: &mut Records) -> io::Result<()> {
         loop {
-            // The reading end has opened all that came, and keeps what is no whole record yet.
+            // The reading end has opened all that came, and refuses what leaves rustls with a part of a message.
             match self.step(&mut [], Act::Seal(text), outgoing).map_err(refusal)? {
                 (_, Progress::Idle) => return Ok(()),
                 (_, Progress::Sent) => {}

@@ -112,6 +112,70 @@ fn what_comes_with_the_end_of_the_handshake_is_not_lost() {
     });
 }
 
+/// Seals a part of a message of the handshake, as the next record of the client at `near`.
+fn part_of_a_message(near: Shaken) -> Vec<u8> {
+    use ring::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+    let Shaken { reader, writer, .. } = near;
+    drop(reader);
+    let Ok(shared) = Arc::try_unwrap(writer.shared) else { panic!("there is one end left") };
+    let Session::Client(session) = shared.into_inner().expect("no panic").session else { panic!("a client") };
+    let (number, secrets) = session.dangerous_into_kernel_connection().expect("as configured").0.tx;
+    let rustls::ConnectionTrafficSecrets::Aes128Gcm { key, iv } = secrets else { panic!("the first choice") };
+    let mut nonce: [u8; 12] = iv.as_ref().try_into().expect("RFC 8446, section 5.3");
+    nonce[4..].iter_mut().zip(number.to_be_bytes()).for_each(|(byte, of)| *byte ^= of);
+    // Two bytes of a key update, and the type of the record.
+    let mut inner = vec![24, 0, 22];
+    let header = [23, 3, 3, 0, (inner.len() + 16) as u8];
+    let key = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, key.as_ref()).expect("a key"));
+    let nonce = Nonce::assume_unique_for_key(nonce);
+    key.seal_in_place_append_tag(nonce, Aad::from(header), &mut inner).expect("there is room");
+    [&header[..], &inner].concat()
+}
+
+/// rustls panics when it is asked to seal while it has a part of a message.
+#[test]
+fn a_message_of_the_handshake_in_pieces_ends_the_connection_wherever_it_comes() {
+    let mut parties = Parties::new();
+    parties.client = parties.client.extracting();
+    // Afterwards.
+    let [near, mut far] = shaken(&parties);
+    let mut socket = near.socket_for_tests();
+    socket.write_all(&part_of_a_message(near)).expect("it is open");
+    let refused = far.reader.read(&mut [0; 10]).expect_err("no text");
+    assert!(refused.to_string().contains("in pieces"), "{refused}");
+    assert_eq!(far.writer.write(b"more").expect_err("it is over").kind(), ErrorKind::BrokenPipe);
+    // With the end of the handshake.
+    let ([near, mut passing], [mut passed, far]) = (pair(), pair());
+    std::thread::scope(|scope| {
+        let (mut back, mut forth) = (passed.clone(), passing.clone());
+        scope.spawn(move || _ = io::copy(&mut back, &mut forth));
+        scope.spawn(move || {
+            let mut bytes = vec![0; 1 << 16];
+            let hello = passing.read(&mut bytes).expect("a hello");
+            passed.write_all(&bytes[..hello]).expect("it is open");
+            std::thread::sleep(Duration::from_millis(500));
+            let rest = passing.read(&mut bytes).expect("the rest");
+            passed.write_all(&bytes[..rest]).expect("it is open");
+        });
+        scope.spawn(|| {
+            let shaken = parties.client.connect(&near, "worker-0.mapreduce", LIMIT).expect("both are ours");
+            (&near).clone().write_all(&part_of_a_message(shaken)).expect("it is open");
+        });
+        let refused = parties.workers[0].accept(&far, LIMIT).err().expect("a refusal");
+        assert!(refused.to_string().contains("in pieces"), "{refused}");
+        far.close();
+    });
+}
+
+#[test]
+fn a_deadline_that_is_nearly_over_is_still_one() {
+    let [mut near, _far] = pair();
+    near.bound(Duration::from_nanos(1)).expect("it is open");
+    let began = Instant::now();
+    assert_eq!(near.read(&mut [0]).expect_err("nothing came").kind(), ErrorKind::WouldBlock);
+    assert!(began.elapsed() < LIMIT / 2);
+}
+
 #[test]
 fn everything_comes_in_order_in_both_directions_at_once() {
     // Larger than all buffers on the way, with pieces around every border.

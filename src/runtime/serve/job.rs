@@ -167,7 +167,7 @@ fn run_job<J: Job>(
             compress: begin.compress,
             cores: threads,
         }),
-        inbox,
+        inbox: inbox.clone(),
     };
     let inputs = sender.clone();
     let (tell, told) = (teller(answers), teller(answers));
@@ -179,7 +179,7 @@ fn run_job<J: Job>(
     })
     .map_err(|error| Broken::Refused(error.to_string()));
     let read = ran.and_then(|ran| {
-        let read = read_orders(reader, &sender, answers, window(threads as u32));
+        let read = read_orders(reader, &sender, answers, &inbox, window(threads as u32));
         let _ = sender.send(Input::End);
         // The loop ends at once; the threads that it started give up their tables when they notice.
         let _ = ran.join();
@@ -189,11 +189,14 @@ fn run_job<J: Job>(
     read
 }
 
+const ENDED: &str = "the job ended here";
+
 /// Feeds the loop with what the client sends, until it ends the job. No more than `window` splits are held.
 fn read_orders<V: Value>(
     reader: Box<dyn Read + Send>,
     inputs: &Sender<Input<V>>,
     answers: &Sender<Outgoing<V>>,
+    inbox: &Inbox,
     window: usize,
 ) -> Result<(), Broken> {
     let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
@@ -210,6 +213,15 @@ fn read_orders<V: Value>(
             Some(Header { kind: Kind::Control, length }) => {
                 read_payload(&mut reader, &mut control, length)?;
                 match order(decode_message(&control[..length])?, answers)? {
+                    Some(Input::Shuffle { epoch, routes }) => {
+                        let told = inputs.send(Input::Shuffle { epoch, routes });
+                        // Not before the loop knows: what comes of a stream is to find it shuffling.
+                        inbox.expect(epoch);
+                        match told {
+                            Ok(()) => continue,
+                            Err(_) => return Err(ENDED.to_owned().into()),
+                        }
+                    }
                     Some(input) => input,
                     None => continue,
                 }
@@ -217,7 +229,7 @@ fn read_orders<V: Value>(
             Some(Header { kind, .. }) => return Err(FrameError::Unexpected(kind).into()),
         };
         if inputs.send(input).is_err() {
-            return Err("the job ended here".to_owned().into());
+            return Err(ENDED.to_owned().into());
         }
     }
 }

@@ -252,7 +252,7 @@ fn besiege(to: SocketAddr, number: usize, hello: &[u8], is_over: &AtomicBool, tr
                 _ => Ipv4Addr::LOCALHOST,
             };
             let Ok(mut stream) = connect_from(source, to) else { continue };
-            if n % 2 == 0 {
+            if n.is_multiple_of(2) {
                 let _ = stream.write_all(hello);
             }
             held.push(stream);

@@ -125,21 +125,29 @@ fn a_result_that_is_abandoned_stops_and_the_next_one_is_whole() {
     assert_eq!(entries, 100_002);
 }
 
-/// A peer has heard of the newer epoch before this worker.
 #[test]
-fn a_reduce_of_an_epoch_that_a_peer_has_left_is_no_failure() {
+fn a_peer_that_has_heard_of_an_epoch_first_waits_and_one_of_an_epoch_that_never_is_goes() {
     let served = Served::start();
     let mut client = served.client(begin(7));
     assert_eq!(client.hear(), FromWorker::Begun);
     client.fold(1, "a b");
     client.order(&shuffle_in(Epoch(1), &[0], &[0]));
     assert!(matches!(client.hear(), FromWorker::Shuffled { .. }));
-    let role = Role::Peer { job: JobId(7), epoch: Epoch(2), source: WorkerId(1) };
-    let (_stream, greeting) = served.say(&hello(role));
-    assert!(matches!(greeting, Ok(Greeting::Welcome(_))), "{greeting:?}");
-    client.order(&ToWorker::Reduce { epoch: Epoch(1), top: None });
-    // Instead of an answer there is the next epoch.
-    client.reduce(Epoch(3), 2);
+    let peer = |epoch| hello(Role::Peer { job: JobId(7), epoch: Epoch(epoch), source: WorkerId(1) });
+    std::thread::scope(|scope| {
+        let early = scope.spawn(|| served.say(&peer(2)));
+        let unknown = scope.spawn(|| served.say(&peer(u32::MAX)));
+        // What the client orders meanwhile goes on as if they were not there.
+        client.order(&ToWorker::Reduce { epoch: Epoch(1), top: None });
+        assert!(matches!(client.hear(), FromWorker::Reduced { epoch: Epoch(1), .. }));
+        assert!(!early.is_finished());
+        client.order(&shuffle_in(Epoch(2), &[0, 1], &[0, 1]));
+        let (_stream, greeting) = early.join().expect("no panic");
+        assert!(matches!(greeting, Ok(Greeting::Welcome(_))), "{greeting:?}");
+        let (_, greeting) = unknown.join().expect("no panic");
+        let Ok(Greeting::Refused { reason, .. }) = greeting else { panic!("{greeting:?}") };
+        assert!(reason.contains("epoch 4294967295"), "{reason}");
+    });
 }
 
 /// Values that live, in whatever place.

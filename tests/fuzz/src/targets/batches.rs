@@ -12,7 +12,7 @@ use mapreduce::wire::message::{
     SPLIT_HEADER_BYTES, SplitHeader, decode_batch, encode_packed_batch, encode_results,
 };
 use mapreduce::wire::pack::{Packed, Packer};
-use mapreduce::wire::receive::{read_batch, read_results};
+use mapreduce::wire::receive::{BatchHeader, read_results};
 
 use super::control::stream;
 use super::{KIB, MIB, Target};
@@ -123,7 +123,9 @@ fn splits(bytes: &[u8]) -> bool {
 fn batches(bytes: &[u8]) -> bool {
     let mut buffers = [Vec::new(), Vec::new()];
     read_stream(bytes, Kind::Batch, |from, length| {
-        let Ok((partition, batch)) = read_batch(from, &mut buffers, length) else { return false };
+        let Ok(header) = BatchHeader::read(from, length) else { return false };
+        let partition = header.partition;
+        let Ok(batch) = header.read_batch(from, &mut buffers) else { return false };
         let (same, entries) = decode_batch(&batch).expect("a batch has its partition");
         assert_eq!(partition, same);
         let mut written = Vec::with_capacity(entries.len());

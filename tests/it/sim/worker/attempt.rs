@@ -117,9 +117,9 @@ impl World {
         let Some(job) = self.job_of(worker) else { return false };
         if takes_old && epoch < job.epoch {
             let newest = job.epoch;
-            return job.inbox.put(newest, partition, batch, 1).is_ok();
+            return job.inbox.put(newest, partition, batch).is_ok();
         }
-        job.inbox.put(epoch, partition, batch, 1).is_ok()
+        job.inbox.put(epoch, partition, batch).is_ok()
     }
 
     pub(super) fn reduce(&mut self, worker: WorkerId, epoch: Epoch) {
