@@ -11,7 +11,7 @@ use crossbeam_channel::Receiver;
 use socket2::TcpKeepalive;
 
 use crate::job::Job;
-use crate::runtime::greet::{GreetError, greet};
+use crate::runtime::greet::{DOOR_PAUSE, DOOR_TRIES, GreetError, greet};
 use crate::runtime::link::{Connection, Control, Knock, Listen, Network};
 use crate::runtime::serve::{Log, WorkerOptions};
 use crate::wire::frame::FrameError;
@@ -79,11 +79,6 @@ impl Network for Wire {
         }
     }
 }
-
-/// How often to knock again at a door that was shut in the middle of the handshake.
-const DOOR_TRIES: u32 = 3;
-
-const DOOR_PAUSE: Duration = Duration::from_millis(50);
 
 fn is_silence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
@@ -245,25 +240,28 @@ pub fn resolve(address: &str) -> anyhow::Result<SocketAddr> {
     preferred.copied().with_context(|| format!("{address} has no address"))
 }
 
-/// Greets the worker `name` over `connection`.
-fn welcome(
-    connected: io::Result<Connection>,
-    wire: &Wire,
-    at: &str,
-    role: Role,
-    timeout: Duration,
-) -> anyhow::Result<(Connection, Welcome)> {
-    let mut connection = match connected {
+/// What came of a connection, if it could be made, and of the greeting over it.
+type Greeted = io::Result<Result<(Connection, Welcome), GreetError>>;
+
+fn greet_over(connected: io::Result<Connection>, wire: &Wire, role: &Role, timeout: Duration) -> Greeted {
+    let mut connection = connected?;
+    let greeted = greet(&mut connection, wire.cluster(), role.clone(), timeout);
+    Ok(greeted.map(|welcome| (connection, welcome)))
+}
+
+/// Says in words for people why the worker at `at` was not reached.
+fn explain(greeted: Greeted, wire: &Wire, at: &str) -> anyhow::Result<(Connection, Welcome)> {
+    let greeted = match greeted {
         Err(error) if matches!(wire, Wire::Encrypted(_)) && is_turned_away(&error) => bail!(
             "what listens at {at} ended the handshake: it is no worker of this cluster, or one without encryption"
         ),
         Err(error) if error.get_ref().is_some_and(|cause| cause.is::<NotTls>()) => {
             bail!("what listens at {at} is not a mapreduce worker, or one without encryption")
         }
-        connected => connected.with_context(|| format!("cannot connect to {at}"))?,
+        greeted => greeted.with_context(|| format!("cannot connect to {at}"))?,
     };
-    match greet(&mut connection, wire.cluster(), role, timeout) {
-        Ok(welcome) => Ok((connection, welcome)),
+    match greeted {
+        Ok(welcome) => Ok(welcome),
         // A worker that wants TLS ends what is none, and its alert may not come through.
         Err(GreetError::Stranger | GreetError::Broken(FrameError::Torn))
             if matches!(wire, Wire::Plaintext { .. }) =>
@@ -286,8 +284,18 @@ pub fn reach(
     role: Role,
     timeout: Duration,
 ) -> anyhow::Result<(Connection, Welcome)> {
-    let at = address.to_string();
-    welcome(wire.connect(&at, name, timeout), wire, &at, role, timeout)
+    let (at, began) = (address.to_string(), Instant::now());
+    let knock = || greet_over(wire.connect(&at, name, timeout), wire, &role, timeout);
+    let mut greeted = knock();
+    for _ in 0..DOOR_TRIES {
+        let is_shown_out = matches!(&greeted, Ok(Err(error)) if error.is_turned_away());
+        if !is_shown_out || began.elapsed() >= timeout {
+            break;
+        }
+        std::thread::sleep(DOOR_PAUSE);
+        greeted = knock();
+    }
+    explain(greeted, wire, &at)
 }
 
 /// Greets the worker `name` over `socket`, which leads to it in some other way; `at` says where, for messages.
@@ -302,7 +310,8 @@ pub fn reach_over(
     role: Role,
     timeout: Duration,
 ) -> anyhow::Result<(Connection, Welcome)> {
-    welcome(wire.dial(socket, at.to_owned(), name, timeout), wire, at, role, timeout)
+    let connected = wire.dial(socket, at.to_owned(), name, timeout);
+    explain(greet_over(connected, wire, &role, timeout), wire, at)
 }
 
 /// How a worker is.

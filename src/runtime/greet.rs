@@ -11,6 +11,11 @@ use super::link::Connection;
 /// Version of this program.
 pub const PROGRAM: &str = env!("CARGO_PKG_VERSION");
 
+/// How often to knock again at a worker that ended the connection before it knew who we are: one that strangers besiege
+/// has room for so many of those who are at its door.
+pub const DOOR_TRIES: u32 = 3;
+pub const DOOR_PAUSE: Duration = Duration::from_millis(50);
+
 /// Why a worker did not take us.
 #[derive(Debug, thiserror::Error)]
 pub enum GreetError {
@@ -22,6 +27,14 @@ pub enum GreetError {
     Refused { reason: String, program: String },
     #[error(transparent)]
     Broken(FrameError),
+}
+
+impl GreetError {
+    /// Tells whether the worker ended the connection without a word: with TLS 1.3, our side of the handshake is done
+    /// before the worker knows who we are.
+    pub fn is_turned_away(&self) -> bool {
+        matches!(self, Self::Broken(FrameError::Torn))
+    }
 }
 
 /// Greets the worker at the other end of `connection`: what is said takes no longer than `timeout`, and so the answer.

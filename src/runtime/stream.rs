@@ -9,10 +9,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use crate::logic::ids::WorkerId;
 use crate::logic::packing::{Chooser, Packing};
 use crate::wire::frame::{FrameError, Kind, read_frame, write_frame};
-use crate::wire::message::{Role, decode_batch, encode_packed_batch};
+use crate::wire::message::{Role, Welcome, decode_batch, encode_packed_batch};
 use crate::wire::pack::Packed;
 
-use super::greet::greet;
+use super::greet::{DOOR_PAUSE, DOOR_TRIES, greet};
 use super::link::{BEAT_INTERVAL, Connection};
 use super::rates::{LinkPacker, Measured, Rates};
 use super::shuffle::{Peers, Shuffle};
@@ -42,17 +42,37 @@ pub(crate) fn send_stream<J>(
     bytes: &AtomicU64,
 ) -> Result<(), String> {
     let Some(peers) = &shuffle.peers else { return Err("this worker has no network".to_owned()) };
-    let mut connection = connect(shuffle, peers, peer, address).map_err(|error| error.to_string())?;
-    shuffle.streams.keep(&connection.control);
-    let role = Role::Peer { job: peers.job, epoch: shuffle.epoch, source: shuffle.me };
-    let welcome =
-        greet(&mut connection, &peers.cluster, role, peers.timeout).map_err(|error| error.to_string())?;
+    let (connection, welcome) = reach(shuffle, peers, peer, address)?;
     let control = connection.control.clone();
     let chooser = Chooser::new(peers.compress, &welcome.known_packings(), links, peers.cores);
     if send_batches(connection, chooser, batches, bytes).map_err(|error| error.to_string())? {
         control.close();
     }
     Ok(())
+}
+
+/// Connects to a peer and greets it, again if it ends the connection before it knows whose it is.
+fn reach<J>(
+    shuffle: &Shuffle<J>,
+    peers: &Peers,
+    peer: WorkerId,
+    address: &str,
+) -> Result<(Connection, Welcome), String> {
+    let mut tries = 0;
+    loop {
+        let mut connection = connect(shuffle, peers, peer, address).map_err(|error| error.to_string())?;
+        shuffle.streams.keep(&connection.control);
+        let role = Role::Peer { job: peers.job, epoch: shuffle.epoch, source: shuffle.me };
+        let is_over = shuffle.work.cancelled.load(Ordering::Relaxed);
+        match greet(&mut connection, &peers.cluster, role, peers.timeout) {
+            Ok(welcome) => return Ok((connection, welcome)),
+            Err(error) if error.is_turned_away() && tries < DOOR_TRIES && !is_over => {
+                tries += 1;
+                std::thread::sleep(DOOR_PAUSE);
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+    }
 }
 
 /// For how long a peer may be out of reach: for a moment after its link came up again, hosts still hold that there is
