@@ -28,7 +28,7 @@ pub const PATIENCE: Duration = Duration::from_secs(12);
 /// How long a worker may take to come to rest.
 const REST: Duration = Duration::from_secs(30);
 
-/// By how much a worker's memory may have grown once it is at rest: what the allocator keeps for threads that were there.
+/// By how much a worker's memory may have grown once it is at rest: what the allocator keeps for threads that were.
 const MORE_KIB: u64 = 8 << 10;
 
 /// How often an attack is done before it is known what the allocator keeps.
@@ -77,8 +77,8 @@ impl Stage {
         Stage::with_identity_and(n, &[])
     }
 
-    /// The same, whose allocator has one heap for all threads: with one for each, what it keeps of them depends on which
-    /// thread happened to hold much, and grows for a long time.
+    /// The same, whose allocator has one heap for all threads: with one for each, what it keeps of them depends on
+    /// which thread happened to hold much, and grows for a long time.
     pub fn with_one_heap(n: usize) -> Stage {
         Stage::with_identity_and(n, &[("MALLOC_ARENA_MAX", "1")])
     }
@@ -239,9 +239,9 @@ impl Stage {
         self.exact(self.job(&self.addresses()));
     }
 
-    /// As [`Stage::withstands`], for an attack that has the workers hold much for a while: the allocator keeps a part of
-    /// that, so that it is done a few times before anything is measured. What is measured then is whether more is kept
-    /// each time.
+    /// As [`Stage::withstands`], for an attack that has the workers hold much for a while: the allocator keeps a part
+    /// of that, so that it is done a few times before anything is measured. What is measured then is whether more is
+    /// kept each time.
     #[track_caller]
     pub fn withstands_again(&self, what: &str, attack: impl Fn() + Send + Sync) {
         let mut resident = vec![self.at_rest()[0].resident_kib];
