@@ -250,7 +250,7 @@ mod tests {
         sender.control.set_deadline(deadline).expect("it is open");
         receiver.control.set_deadline(deadline).expect("it is open");
         receiver.reader = Box::new(Crawling(receiver.reader));
-        let inbox = Inbox::new(1 << 20);
+        let inbox = Inbox::new(64 << 20);
         inbox.lock().open(EPOCH, WorkerId(1)).expect("the first stream");
         let (batches, queue) = bounded(2);
         let crawling = [&3u32.to_le_bytes()[..], &[b'x'; 8000]].concat();
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn no_more_is_on_its_way_than_may_be_and_all_is_acknowledged() {
         let [sender, receiver] = pair();
-        let inbox = Inbox::new(1 << 20);
+        let inbox = Inbox::new(64 << 20);
         inbox.lock().open(EPOCH, WorkerId(1)).expect("the first stream");
         let (batches, queue) = unbounded();
         for partition in 0..100 {
@@ -293,7 +293,7 @@ mod tests {
     fn batches_arrive_as_they_were_however_they_travel() {
         for packing in Packing::ALL {
             let [sender, receiver] = pair();
-            let inbox = Inbox::new(1 << 20);
+            let inbox = Inbox::new(64 << 20);
             inbox.lock().open(EPOCH, WorkerId(1)).expect("the first stream");
             let (batches, queue) = unbounded();
             let large = |n: u32| {

@@ -112,11 +112,15 @@ pub fn ask(host: &str, question: &str, echo: bool) -> io::Result<Zeroizing<Strin
 /// Asks whether it is so, yes or no; whoever was denied that before is denied it again, without a question.
 ///
 /// Waits for the user, and for other threads that do. When it is our turn, `is_settled` tells whether another thread
-/// has got the answer meanwhile, which then was yes.
+/// has got the answer meanwhile, which then was yes; a yes is settled by `settle`, before the next one's turn.
 ///
 /// # Errors
-/// Those of `is_settled`.
-pub fn confirm<E>(question: &str, is_settled: impl FnOnce() -> Result<bool, E>) -> Result<Asked, E> {
+/// Those of `is_settled` and `settle`.
+pub fn confirm<E>(
+    question: &str,
+    is_settled: impl FnOnce() -> Result<bool, E>,
+    settle: impl FnOnce() -> Result<(), E>,
+) -> Result<Asked, E> {
     let mut answers = lock();
     let known = answers.get_or_insert_default();
     if known.denied.contains(question) {
@@ -130,7 +134,7 @@ pub fn confirm<E>(question: &str, is_settled: impl FnOnce() -> Result<bool, E>) 
     }
     for _ in 0..TRIES {
         match shown(&format!("{question} (yes/no) ")).as_deref().map(|answer| answer.trim()) {
-            Ok("yes") => return Ok(Asked::Right),
+            Ok("yes") => return settle().map(|()| Asked::Right),
             Ok("no") | Err(_) => break,
             Ok(_) => {}
         }

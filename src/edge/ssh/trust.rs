@@ -48,8 +48,8 @@ pub fn check(
         NewHostKeys::Ask => {
             let is_recorded =
                 || anyhow::Ok(KnownHosts::read(file)?.check(name, port, key)? == Verdict::Known);
-            match prompt::confirm(&question(login, key), is_recorded)? {
-                Asked::Right => return record(login, key, file).map(|()| true),
+            match prompt::confirm(&question(login, key), is_recorded, || record(login, key, file))? {
+                Asked::Right => return Ok(true),
                 Asked::Wrong => Unaccepted::User,
                 Asked::NoTerminal => Unaccepted::NoTerminal,
             }

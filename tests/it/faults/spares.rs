@@ -1,5 +1,7 @@
 //! Spares: with `--servers`, who is not needed joins in the place of who is lost.
 
+use std::time::Duration;
+
 use mapreduce::logic::coordinator::Phase;
 use rustix::process::Signal;
 
@@ -50,9 +52,10 @@ fn spare_that_is_dead_when_it_is_wanted() {
         let stage = stage(Phase::Shuffle);
         let job = stage.begin(&two(stage.task()));
         stage.workers[1].await_held();
-        for worker in [2, 1] {
-            signal(stage.workers[worker].child.id(), Signal::KILL);
-        }
+        signal(stage.workers[2].child.id(), Signal::KILL);
+        // Nothing tells that the client has noticed.
+        std::thread::sleep(Duration::from_secs(1));
+        signal(stage.workers[1].child.id(), Signal::KILL);
         let told = stage.exact(job);
         assert!(joined(&stage, &told, 3, &[1]), "{}", told.stderr);
         stage.lost(&told, 1);

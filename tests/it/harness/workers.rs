@@ -248,7 +248,7 @@ pub fn run_options(workers: &[WorkerProcess], input: &Path, output: &Path) -> Ru
         compress: Compress::Auto,
         backups: false,
         identity: None,
-        plaintext: false,
+        plaintext: true,
         via_ssh: false,
         new_host_keys: Default::default(),
     }
