@@ -274,8 +274,12 @@ fn start_conversation<J: Job>(server: &Arc<Server>, knock: Knock) {
         let closer = knock.control.clone();
         match super::guarded(|| meet(&owned, knock)).flatten() {
             Ok((connection, hello)) => {
-                drop(place);
-                let talked = super::guarded(|| converse::<J>(&owned, connection, hello));
+                // Who was shown out at the last moment knocks again.
+                let is_here = place.leave();
+                let talked = super::guarded(|| match is_here {
+                    true => converse::<J>(&owned, connection, hello),
+                    false => Ok(()),
+                });
                 if let Err(cause) = talked.flatten() {
                     (owned.log)(&format!("{peer}: {cause}"));
                 }

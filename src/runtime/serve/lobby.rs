@@ -52,6 +52,16 @@ struct Strangers {
 pub(super) struct Place {
     lobby: Arc<Lobby>,
     id: u64,
+    is_given_back: bool,
+}
+
+impl Place {
+    /// Leaves the lobby for good. `false` for one that has been shown out meanwhile, who is told that its connection
+    /// has ended: then nothing may come of what it has said, for it may say it again.
+    pub(super) fn leave(mut self) -> bool {
+        self.is_given_back = true;
+        self.lobby.give_back(self.id)
+    }
 }
 
 impl Lobby {
@@ -67,7 +77,7 @@ impl Lobby {
         let id = guests.next;
         guests.next += 1;
         guests.waiting.push_back(Guest { id, host: host.to_owned(), control: control.clone() });
-        Place { lobby: self.clone(), id }
+        Place { lobby: self.clone(), id, is_given_back: false }
     }
 
     /// Returns what to log of a connection that came to nothing; `None` if enough was said lately.
@@ -84,6 +94,18 @@ impl Lobby {
             number => format!(" ({} more since the last such line)", number - 1),
         };
         Some(format!("{peer}: {cause}{others}"))
+    }
+
+    /// Tells whether the guest was still there, and not shown out.
+    fn give_back(&self, id: u64) -> bool {
+        let mut guests = self.guests();
+        let at = guests.waiting.iter().position(|guest| guest.id == id);
+        match at {
+            Some(at) => _ = guests.waiting.remove(at),
+            None => guests.leaving -= 1,
+        }
+        self.left.notify_all();
+        at.is_some()
     }
 
     fn guests(&self) -> MutexGuard<'_, Guests> {
@@ -108,12 +130,9 @@ impl Guests {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut guests = self.lobby.guests();
-        match guests.waiting.iter().position(|guest| guest.id == self.id) {
-            Some(at) => _ = guests.waiting.remove(at),
-            None => guests.leaving -= 1,
+        if !self.is_given_back {
+            self.lobby.give_back(self.id);
         }
-        self.lobby.left.notify_all();
     }
 }
 
@@ -158,6 +177,17 @@ mod tests {
         let other = enter(&lobby, "c");
         assert!(is_shut(&strangers[3]) && !more.iter().chain([&honest, &other]).any(is_shut));
         drop((strangers, more, honest, other));
+        let guests = lobby.guests();
+        assert_eq!((guests.waiting.len(), guests.leaving), (0, 0));
+    }
+
+    #[test]
+    fn who_was_shown_out_does_not_come_in() {
+        let lobby = Arc::<Lobby>::default();
+        let mut all: Vec<_> = (0..=MOST_WAITING).map(|_| enter(&lobby, "b").0).collect();
+        assert!(!all.remove(0).leave());
+        assert!(all.remove(0).leave());
+        drop(all);
         let guests = lobby.guests();
         assert_eq!((guests.waiting.len(), guests.leaving), (0, 0));
     }

@@ -1,7 +1,7 @@
 //! Members: raw conversations with a worker of who has a certificate of the cluster, or needs none.
 
 use std::io::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use mapreduce::edge::identity::SHARED_WORKER_NAME;
@@ -99,6 +99,24 @@ impl Member {
                 Ok(None) | Err(_) => return None,
             }
         }
+    }
+
+    /// As [`Member::hear_refusal`], and says now and then that it is there, as an honest client does.
+    pub fn hear_refusal_patiently(&mut self) -> String {
+        let idle: Box<dyn Write + Send> = Box::new(std::io::sink());
+        let mut writer = std::mem::replace(&mut self.0.writer, idle);
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let _ = write_message(&mut writer, &ToWorker::Beat);
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            });
+            let heard = self.hear_refusal();
+            is_over.store(true, Ordering::Relaxed);
+            heard
+        })
     }
 
     /// Waits for what the worker has against this job; empty if it ends the conversation without a word.

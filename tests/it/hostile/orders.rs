@@ -161,7 +161,7 @@ fn give(stage: &Stage, orders: &[Order<'_>], has_begun: bool) {
 fn orders_on(stage: &Stage) {
     let (before, within) = (before_the_job(), within_the_job());
     let what = format!("{} orders that no client gives", before.len() + within.len());
-    stage.withstands(&what, || {
+    stage.withstands_again(&what, || {
         give(stage, &before, false);
         give(stage, &within, true);
     });
@@ -169,7 +169,7 @@ fn orders_on(stage: &Stage) {
 
 #[test]
 fn orders_that_no_client_gives_end_their_job_only() {
-    with_deadline(LIMIT, || orders_on(&Stage::encrypted(2)));
+    with_deadline(LIMIT, || orders_on(&Stage::with_one_heap(2)));
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn routes_may_lead_anywhere() {
                 client.text(1, "one two three");
                 assert!(matches!(client.hear(), Some(FromWorker::Mapped { .. })));
                 route(&mut client, &[(0, &own), (1, address)], &[0, 1]);
-                let heard = client.hear_refusal();
+                let heard = client.hear_refusal_patiently();
                 assert!(heard.contains(against), "{address:.100}: {heard:.300}");
             }
             // To itself, as if it were its peer; then it has a stream of one that is not there.
@@ -232,9 +232,9 @@ fn routes_may_lead_anywhere() {
 #[test]
 fn lists_without_end_are_bounded() {
     with_deadline(LIMIT, || {
-        let stage = Stage::encrypted(2);
+        let stage = Stage::with_one_heap(2);
         let own = stage.addresses()[0].clone();
-        stage.withstands("lists without end", || {
+        stage.withstands_again("lists without end", || {
             for _ in 0..3 {
                 let crowd = Begin { members: vec!["a".to_owned(); 100_000], ..begin() };
                 let mut client = Member::with_job(&stage, crowd);

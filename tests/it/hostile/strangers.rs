@@ -153,7 +153,7 @@ fn garbage_costs_a_plaintext_worker_nothing() {
 /// Whoever has connected, been reset or gone at once, thousands of times.
 #[test]
 fn visits_without_a_word_cost_nothing() {
-    const VISITS: usize = 3_000;
+    const VISITS: usize = 2_000;
     with_deadline(LIMIT, || {
         let stage = Stage::encrypted(2);
         let to = stage.workers[0].address;
@@ -202,6 +202,9 @@ fn who_drips_is_shown_out() {
 #[test]
 fn a_thousand_half_handshakes_do_not_keep_an_honest_job_out() {
     const HALVES: usize = 500;
+    /// For a job of a tenth of a second, on a machine under load.
+    const BOUND: Duration = Duration::from_secs(20);
+    const SIEGE: Duration = Duration::from_secs(4);
     with_deadline(LIMIT, || {
         machine::raise_open_files();
         let stage = Stage::encrypted(2);
@@ -218,15 +221,20 @@ fn a_thousand_half_handshakes_do_not_keep_an_honest_job_out() {
             while tried.load(Ordering::Relaxed) < 2 * HALVES {
                 std::thread::sleep(Duration::from_millis(10));
             }
-            for _ in 0..4 {
+            let began = Instant::now();
+            while began.elapsed() < SIEGE {
                 beside.push(stage.job(&stage.addresses()).wait());
             }
             is_over.store(true, Ordering::Relaxed);
         });
         let tried = tried.into_inner();
-        let seconds: Vec<_> =
-            beside.iter().map(|job| (job.elapsed.as_secs_f64() * 100.0).round() / 100.0).collect();
-        println!("{tried} half handshakes: honest jobs took {seconds:?} s beside them, {alone:.2} s alone");
+        let (number, longest) =
+            (beside.len(), beside.iter().map(|job| job.elapsed).max().unwrap_or_default());
+        println!(
+            "{tried} half handshakes: {number} honest jobs beside them, the longest took {:.2} s; {alone:.2} s alone",
+            longest.as_secs_f64()
+        );
+        assert!(longest < BOUND, "an honest job took {longest:?}");
         for job in beside {
             let lines = job.expect_code(0);
             assert!(!lines.stderr.contains(" lost in "), "{}", lines.stderr);
