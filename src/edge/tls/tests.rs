@@ -159,7 +159,7 @@ fn a_message_of_the_handshake_in_pieces_ends_the_connection_wherever_it_comes() 
         });
         scope.spawn(|| {
             let shaken = parties.client.connect(&near, "worker-0.mapreduce", LIMIT).expect("both are ours");
-            (&near).clone().write_all(&part_of_a_message(shaken)).expect("it is open");
+            near.clone().write_all(&part_of_a_message(shaken)).expect("it is open");
         });
         let refused = parties.workers[0].accept(&far, LIMIT).err().expect("a refusal");
         assert!(refused.to_string().contains("in pieces"), "{refused}");
