@@ -160,7 +160,7 @@ fn visits_without_a_word_cost_nothing() {
         stage.withstands(&format!("{VISITS} visits without a word"), || {
             for visit in 0..VISITS {
                 let stream = TcpStream::connect_timeout(&to, PATIENCE).expect("it listens");
-                if visit % 2 == 0 {
+                if visit.is_multiple_of(2) {
                     let linger = Some(Duration::ZERO);
                     socket2::SockRef::from(&stream).set_linger(linger).expect("it is open");
                 }
@@ -260,7 +260,7 @@ fn besiege(to: SocketAddr, number: usize, hello: &[u8], is_over: &AtomicBool, tr
                 _ => Ipv4Addr::LOCALHOST,
             };
             let Ok(mut stream) = connect_from(source, to) else { continue };
-            if n % 2 == 0 {
+            if n.is_multiple_of(2) {
                 let _ = stream.write_all(hello);
             }
             held.push(stream);
