@@ -160,7 +160,7 @@ fn visits_without_a_word_cost_nothing() {
         stage.withstands(&format!("{VISITS} visits without a word"), || {
             for visit in 0..VISITS {
                 let stream = TcpStream::connect_timeout(&to, PATIENCE).expect("it listens");
-                if visit % 2 == 0 {
+                if visit.is_multiple_of(2) {
                     let linger = Some(Duration::ZERO);
                     socket2::SockRef::from(&stream).set_linger(linger).expect("it is open");
                 }
