@@ -60,7 +60,7 @@ pub fn deploy(options: &DeployOptions, console: &Console) -> Result<(), CommandE
     })?;
     let ssh = SshOptions::from_env(options.timeout, options.new_host_keys);
     let record = Record::hold(&options.hosts)?;
-    let former = failures::load_record(&options.hosts, console)?;
+    let former = failures::load_record(&record, console)?;
     let authority = (!options.plaintext).then(Authority::fresh).transpose()?;
     let protection = match &authority {
         Some(authority) => Protection::Encrypted(authority.client()?),

@@ -2,25 +2,30 @@
 //!
 //! Invariant: whatever may be on a host is recorded before it gets there, so that an interrupted `deploy` leaves
 //! nothing that `stop` would not find. The record holds the client's private key, so it is the user's alone (0700,
-//! 0600) and is believed only if it belongs to the user.
+//! 0600) and is believed only if it belongs to the user. Its directory is opened once, and what is in it is reached from
+//! there, so that nobody who may rename things beside the hosts file can put another in its place in between.
+//!
+//! Invariant: a record without workers holds no key, for there is nobody to speak with.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
-use rustix::fs::{Mode, OFlags};
+use anyhow::{Context, anyhow, bail};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, renameat, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use super::failure::HostName;
 use super::hex;
 use super::hosts::Host;
 use super::identity::Identity;
 use super::net::Wire;
+use super::private::{self, Kind, Refusal};
 use super::ssh::Target;
 use super::tls::Tls;
 
@@ -32,6 +37,8 @@ pub enum Protection {
     Encrypted(Identity),
     /// The user trusts the wire.
     Plaintext,
+    /// There are no workers to speak with any more, or not yet.
+    Gone,
 }
 
 /// A deployed worker.
@@ -135,11 +142,12 @@ impl Cluster {
     /// Returns how to speak with the workers.
     ///
     /// # Errors
-    /// If the identity in the record is damaged.
+    /// If the identity in the record is damaged, or gone.
     pub fn wire(&self) -> anyhow::Result<Wire> {
         Ok(match &self.protection {
             Protection::Encrypted(identity) => Wire::Encrypted(Tls::new(identity)?),
             Protection::Plaintext => Wire::Plaintext { cluster: self.id.clone() },
+            Protection::Gone => bail!("the cluster was stopped: `deploy` again"),
         })
     }
 
@@ -148,31 +156,25 @@ impl Cluster {
     /// # Errors
     /// If the record cannot be read, is damaged, or belongs to another user.
     pub fn load(hosts: &Path) -> anyhow::Result<Option<Cluster>> {
-        let (directory, file) = record_paths(hosts)?;
-        let Some(_) = open_own(&directory, OFlags::DIRECTORY)? else { return Ok(None) };
-        let Some(open) = open_own(&file, OFlags::empty())? else { return Ok(None) };
-        let mut text = Zeroizing::new(Vec::new());
-        open.take(RECORD_LIMIT + 1)
-            .read_to_end(&mut text)
-            .with_context(|| format!("reading {}", file.display()))?;
-        if text.len() as u64 > RECORD_LIMIT {
-            return Err(Damaged { file, what: format!("it is longer than {RECORD_LIMIT} bytes") }.into());
+        let paths = Paths::of(hosts)?;
+        match open_own(CWD, &paths.directory, &paths.directory, Kind::Directory)? {
+            Some(directory) => paths.load(&directory),
+            None => Ok(None),
         }
-        // A serde error may quote the text it met, so it is said by position only: the text holds the key.
-        let cluster = serde_json::from_slice(&text).map_err(|error| {
-            let what = format!("line {}, column {}", error.line(), error.column());
-            Damaged { file: file.clone(), what }
-        })?;
-        Ok(Some(cluster))
+    }
+
+    /// Ends the cluster: of what is recorded there remains only where something may be.
+    pub fn end(&mut self) {
+        self.workers.clear();
+        self.protection = Protection::Gone;
     }
 }
 
 /// The record of one hosts file, held by one command at a time.
 pub struct Record {
-    directory: PathBuf,
-    file: PathBuf,
+    paths: Paths,
     /// Locked while the record is held.
-    lock: File,
+    directory: File,
 }
 
 impl Record {
@@ -181,44 +183,66 @@ impl Record {
     /// # Errors
     /// If another command holds it, or the directory cannot be made or is not the user's own.
     pub fn hold(hosts: &Path) -> anyhow::Result<Record> {
-        let (directory, file) = record_paths(hosts)?;
-        match DirBuilder::new().mode(0o700).create(&directory) {
+        let paths = Paths::of(hosts)?;
+        let shown = paths.directory.display();
+        match DirBuilder::new().mode(0o700).create(&paths.directory) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(error).with_context(|| format!("creating {}", directory.display()));
+                return Err(error).with_context(|| format!("creating {shown}"));
             }
             _ => {}
         }
-        let lock = open_own(&directory, OFlags::DIRECTORY)?;
-        let lock = lock.with_context(|| format!("{} is gone", directory.display()))?;
+        let directory = open_own(CWD, &paths.directory, &paths.directory, Kind::Directory)?;
+        let directory = directory.with_context(|| format!("{shown} is gone"))?;
         // Whoever could write to it could put another record in the place of ours.
-        lock.set_permissions(Permissions::from_mode(0o700))
-            .with_context(|| format!("making {} private", directory.display()))?;
-        match lock.try_lock() {
-            Err(TryLockError::WouldBlock) => {
-                bail!("{}: another deploy or stop is at work there", directory.display())
-            }
+        directory
+            .set_permissions(Permissions::from_mode(0o700))
+            .with_context(|| format!("making {shown} private"))?;
+        let is_held = match directory.try_lock() {
+            Err(TryLockError::WouldBlock) => true,
             // Some network file systems have no locks: then the user is trusted not to do two things at once.
-            Err(TryLockError::Error(_)) | Ok(()) => {}
+            Err(TryLockError::Error(_)) | Ok(()) => {
+                // Who held it a moment ago has removed it.
+                directory.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
+            }
+        };
+        if is_held {
+            bail!("{shown}: another deploy or stop is at work there");
         }
         sweep(&directory);
-        Ok(Record { directory, file, lock })
+        Ok(Record { paths, directory })
     }
 
-    /// Writes `cluster`: the whole record or, on failure, the one before.
+    /// Reads the record; `None` if nothing is recorded.
+    ///
+    /// # Errors
+    /// As [`Cluster::load`].
+    pub fn load(&self) -> anyhow::Result<Option<Cluster>> {
+        self.paths.load(&self.directory)
+    }
+
+    /// Writes `cluster`, without a key if it has no workers: the whole record or, on failure, the one before.
     ///
     /// # Errors
     /// If it cannot be written.
     pub fn save(&self, cluster: &Cluster) -> anyhow::Result<()> {
-        let write = || -> io::Result<()> {
-            let mut text = Zeroizing::new(serde_json::to_vec_pretty(cluster)?);
-            text.push(b'\n');
-            // A named temporary file is created with mode 0600.
-            let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.directory)?;
-            file.write_all(&text)?;
-            file.persist(&self.file)?;
+        let keyless;
+        let cluster = if cluster.workers.is_empty() {
+            keyless = Cluster { protection: Protection::Gone, ..cluster.clone() };
+            &keyless
+        } else {
+            cluster
+        };
+        let write = || -> anyhow::Result<()> {
+            let text = private::to_json(cluster, true)?;
+            let new = format!("{UNFINISHED}{}", hex::random(ID_BYTES)?);
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let mut file = File::from(openat(&self.directory, &new, flags, Mode::RUSR | Mode::WUSR)?);
+            file.write_all(&text)
+                .and_then(|()| Ok(renameat(&self.directory, &new, &self.directory, &self.paths.name)?))
+                .inspect_err(|_| _ = unlinkat(&self.directory, &new, AtFlags::empty()))?;
             Ok(())
         };
-        write().with_context(|| format!("writing {}", self.file.display()))
+        write().with_context(|| format!("writing {}", self.paths.file().display()))
     }
 
     /// Removes the record, and its directory if nothing else is in it.
@@ -226,11 +250,12 @@ impl Record {
     /// # Errors
     /// If the record is there and cannot be removed.
     pub fn remove(self) -> anyhow::Result<()> {
-        match fs::remove_file(&self.file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("removing {}", self.file.display()));
+        match unlinkat(&self.directory, &self.paths.name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => {
+                let file = self.paths.file();
+                return Err(io::Error::from(error)).with_context(|| format!("removing {}", file.display()));
             }
-            _ => {}
         }
         self.release();
         Ok(())
@@ -238,9 +263,9 @@ impl Record {
 
     /// Lets go of the record; the directory stays only if something is in it.
     pub fn release(self) {
-        // Another hosts file's record may be in it.
-        let _ = fs::remove_dir(&self.directory);
-        let _ = self.lock.unlock();
+        // Another hosts file's record may be in it. An empty one may go, whosever it is by now.
+        let _ = fs::remove_dir(&self.paths.directory);
+        let _ = self.directory.unlock();
     }
 }
 
@@ -248,54 +273,77 @@ impl Record {
 const UNFINISHED: &str = ".new-";
 
 /// Removes what a command that was ended while it wrote left in the record's directory.
-fn sweep(directory: &Path) {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+fn sweep(directory: &File) {
+    for entry in Dir::read_from(directory).into_iter().flatten().flatten() {
+        if entry.file_name().to_bytes().starts_with(UNFINISHED.as_bytes()) {
             // It is litter: what cannot be removed does no harm.
-            let _ = fs::remove_file(entry.path());
+            let _ = unlinkat(directory, entry.file_name(), AtFlags::empty());
         }
     }
 }
 
-/// Returns the directory and the file of the record that belongs to `hosts`.
-fn record_paths(hosts: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
-    let name = hosts.file_name().with_context(|| format!("{} names no file", hosts.display()))?;
-    let directory = hosts.with_file_name(".mapreduce");
-    let mut record = name.to_owned();
-    record.push(".json");
-    let file = directory.join(record);
-    Ok((directory, file))
+/// Where the record of a hosts file is.
+struct Paths {
+    directory: PathBuf,
+    /// Of the file in it.
+    name: OsString,
 }
 
-/// Opens `path`; `None` if it is not there. What is judged is what is opened, whatever the name stands for by then.
+impl Paths {
+    fn of(hosts: &Path) -> anyhow::Result<Paths> {
+        let name = hosts.file_name().with_context(|| format!("{} names no file", hosts.display()))?;
+        let mut name = name.to_owned();
+        name.push(".json");
+        Ok(Paths { directory: hosts.with_file_name(".mapreduce"), name })
+    }
+
+    fn file(&self) -> PathBuf {
+        self.directory.join(&self.name)
+    }
+
+    /// Reads the record in `directory`, which is open.
+    fn load(&self, directory: &File) -> anyhow::Result<Option<Cluster>> {
+        let file = self.file();
+        let Some(open) = open_own(directory, Path::new(&self.name), &file, Kind::File)? else {
+            return Ok(None);
+        };
+        let likely = open.metadata().map_or(0, |metadata| metadata.len());
+        let text = private::read(open, likely, RECORD_LIMIT)
+            .with_context(|| format!("reading {}", file.display()))?;
+        if text.len() as u64 > RECORD_LIMIT {
+            return Err(Damaged { file, what: format!("it is longer than {RECORD_LIMIT} bytes") }.into());
+        }
+        // A serde error may quote the text it met, so it is said by position only: the text holds the key.
+        let cluster = serde_json::from_slice(&text).map_err(|error| {
+            let what = format!("line {}, column {}", error.line(), error.column());
+            Damaged { file, what }
+        })?;
+        Ok(Some(cluster))
+    }
+}
+
+/// Opens `path` at the directory `at`, which is `shown` to the user; `None` if it is not there.
 ///
 /// # Errors
 /// If it is another user's, a symbolic link, or a file that others could have written: it could send our data to a
 /// stranger's workers.
-fn open_own(path: &Path, flags: OFlags) -> anyhow::Result<Option<File>> {
-    let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(file) => File::from(file),
-        Err(Errno::NOENT) => return Ok(None),
-        Err(Errno::LOOP | Errno::NOTDIR) => {
-            bail!(
-                "{} is not what it should be, perhaps a symbolic link; remove it if it is not yours",
-                path.display()
-            )
-        }
-        Err(error) => {
-            return Err(io::Error::from(error)).with_context(|| format!("reading {}", path.display()));
-        }
+fn open_own(at: impl AsFd, path: &Path, shown: &Path, kind: Kind) -> anyhow::Result<Option<File>> {
+    let shown = shown.display();
+    let refusal = match private::open(at, path, kind) {
+        Ok(file) => return Ok(Some(file)),
+        Err(refusal) => refusal,
     };
-    let metadata = file.metadata().with_context(|| format!("reading {}", path.display()))?;
-    if metadata.uid() != rustix::process::geteuid().as_raw() {
-        bail!("{} belongs to another user and is not trusted", path.display());
-    }
-    // A directory is made private before anything is put into it.
-    if metadata.is_file() && metadata.mode() & 0o077 != 0 {
-        bail!("{} could be read or written by others: `stop`, remove it and deploy again", path.display());
-    }
-    Ok(Some(file))
+    Err(match refusal {
+        Refusal::Io(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Refusal::Io(error) => anyhow::Error::from(error).context(format!("reading {shown}")),
+        Refusal::Kind => {
+            anyhow!("{shown} is not what it should be, perhaps a symbolic link; remove it if it is not yours")
+        }
+        Refusal::Foreign => anyhow!("{shown} belongs to another user and is not trusted"),
+        Refusal::Open => {
+            anyhow!("{shown} could be read or written by others: `stop`, remove it and deploy again")
+        }
+    })
 }
 
 #[cfg(test)]
@@ -330,6 +378,50 @@ mod tests {
         assert_eq!(mode(".mapreduce"), 0o700);
         assert_eq!(mode(".mapreduce/hosts.toml.json"), 0o600);
         record.remove().unwrap();
+        assert!(!home.path().join(".mapreduce").exists());
+    }
+
+    #[test]
+    fn record_without_workers_holds_no_key() {
+        let home = tempfile::tempdir().unwrap();
+        let hosts = home.path().join("hosts.toml");
+        let record = Record::hold(&hosts).unwrap();
+        let mut cluster = sample();
+        record.save(&cluster).unwrap();
+        cluster.workers.clear();
+        record.save(&cluster).unwrap();
+        let text = fs::read_to_string(home.path().join(".mapreduce/hosts.toml.json")).unwrap();
+        assert!(!text.contains("key") && text.contains("gone"), "{text}");
+        cluster.end();
+        assert_eq!(record.load().unwrap(), Some(cluster.clone()));
+        assert!(cluster.wire().err().unwrap().to_string().contains("was stopped"));
+        record.remove().unwrap();
+    }
+
+    #[test]
+    fn directory_that_is_exchanged_in_between_is_not_taken_for_ours() {
+        let home = tempfile::tempdir().unwrap();
+        let hosts = home.path().join("hosts.toml");
+        let (ours, moved) = (home.path().join(".mapreduce"), home.path().join("moved"));
+        let record = Record::hold(&hosts).unwrap();
+        fs::rename(&ours, &moved).unwrap();
+        fs::create_dir(&ours).unwrap();
+        let cluster = sample();
+        record.save(&cluster).unwrap();
+        assert_eq!(fs::read_dir(&ours).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(&moved).unwrap().count(), 1);
+        assert_eq!(record.load().unwrap(), Some(cluster));
+        record.remove().unwrap();
+        assert_eq!(fs::read_dir(&moved).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_a_write_that_was_cut_short_left_is_swept() {
+        let home = tempfile::tempdir().unwrap();
+        let hosts = home.path().join("hosts.toml");
+        Record::hold(&hosts).unwrap().save(&sample()).unwrap();
+        fs::write(home.path().join(".mapreduce/.new-0123"), "{").unwrap();
+        Record::hold(&hosts).unwrap().remove().unwrap();
         assert!(!home.path().join(".mapreduce").exists());
     }
 
