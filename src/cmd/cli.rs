@@ -18,6 +18,7 @@ use crate::edge::{machine, output, signals};
 use crate::job::Job;
 
 pub use crate::edge::console::Console;
+pub use args::PLAINTEXT_WARNING;
 pub use failure::{CommandError, Exit};
 
 use convert::{Action, Parsed};

@@ -328,6 +328,10 @@ pub struct Plaintext {
     pub insecure_plaintext: bool,
 }
 
+/// What that gives up. It is said also with `-q`.
+pub const PLAINTEXT_WARNING: &str = "no encryption: whoever reaches a worker can run jobs there, and whoever sees the \
+     network reads the input and can change the result";
+
 #[derive(Args)]
 pub struct HostKeys {
     /// Record the key of a host that is not in known_hosts, refuse it, or ask; changed keys are always refused
