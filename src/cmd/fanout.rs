@@ -119,6 +119,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn further_turns_count_as_much_as_starts() {
+        let per = Duration::from_millis(200);
+        let turns = Turns::new(Some((2, per)));
+        let begin = Instant::now();
+        let work = |_: usize, _: &u8| {
+            turns.take();
+            begin.elapsed()
+        };
+        let ends = each_in_turn(&[0, 0], 2, &turns, work, |_| {}).unwrap();
+        assert!(ends.iter().any(|end| *end >= per), "four within {ends:?}");
+    }
+
+    #[test]
     fn outcomes_are_in_order_and_bounded_in_number_at_a_time() {
         let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let both = Barrier::new(2);

@@ -98,8 +98,9 @@ fn wire_by_hand(options: &ServeOptions, console: &Console) -> Result<Wire, Comma
 }
 
 fn detached<J: Job>(options: &ServeOptions, directory: &Path, orders: Orders) -> anyhow::Result<()> {
-    let wire = match &orders.identity {
-        Some(identity) => Wire::Encrypted(Tls::new(identity)?),
+    // The identity is wiped here, not when the worker ends.
+    let wire = match orders.identity {
+        Some(identity) => Wire::Encrypted(Tls::new(&identity)?),
         None if options.plaintext => Wire::Plaintext { cluster: orders.cluster.clone() },
         None => bail!("there is no identity among the orders"),
     };

@@ -41,7 +41,7 @@ pub struct CommandLine<P: Args> {
 
 #[derive(Args)]
 pub struct Voice {
-    /// Say nothing but errors
+    /// Say nothing but errors, and that nothing is encrypted
     #[arg(short, long, global = true, conflicts_with = "verbose", display_order = 100)]
     pub quiet: bool,
 
