@@ -14,10 +14,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::edge::sanitize::sanitize_bytes;
-use crate::edge::{output, signals};
+use crate::edge::{machine, output, signals};
 use crate::job::Job;
 
 pub use crate::edge::console::Console;
+pub use args::PLAINTEXT_WARNING;
 pub use failure::{CommandError, Exit};
 
 use convert::{Action, Parsed};
@@ -26,6 +27,8 @@ use super::{deploy, discover, identity, run, serve, status, stop};
 
 /// Runs the command line of a program whose job is `J`: the whole of its `main`.
 pub fn main<J: Job>() -> ExitCode {
+    // Before anything is read: keys may be among it.
+    machine::leave_no_core();
     panics::report_in_one_line();
     let args: Vec<OsString> = std::env::args_os().collect();
     let parsed = match parse::<J>(args.clone()).map_err(|error| safe_to_print::<J>(error, &args)) {

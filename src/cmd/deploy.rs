@@ -11,8 +11,9 @@ use anyhow::{Context, anyhow};
 
 use self::host::{Deployed, Deployment, Gate};
 use self::journal::{Closed, Journal};
-use super::cli::CommandError;
-use super::{failures, fanout};
+use super::cli::{CommandError, PLAINTEXT_WARNING};
+use super::failures;
+use super::fanout::{self, Turns};
 use crate::edge::cluster::{Cluster, Protection, Record};
 use crate::edge::console::Console;
 use crate::edge::failure::HostFailure;
@@ -60,12 +61,13 @@ pub fn deploy(options: &DeployOptions, console: &Console) -> Result<(), CommandE
     })?;
     let ssh = SshOptions::from_env(options.timeout, options.new_host_keys);
     let record = Record::hold(&options.hosts)?;
-    let former = failures::load_record(&options.hosts, console)?;
+    let former = failures::load_record(&record, console)?;
     let authority = (!options.plaintext).then(Authority::fresh).transpose()?;
     let protection = match &authority {
         Some(authority) => Protection::Encrypted(authority.client()?),
         None => {
-            console.warn(PLAINTEXT_WARNING);
+            console.alarm(PLAINTEXT_WARNING);
+            console.note("`run` must say --insecure-plaintext, too");
             Protection::Plaintext
         }
     };
@@ -88,6 +90,7 @@ pub fn deploy(options: &DeployOptions, console: &Console) -> Result<(), CommandE
         cluster,
         authority,
         gate: Gate::new(options.shared_dir.is_some()),
+        turns: Turns::new(options.ssh_rate),
         sent: AtomicU64::new(0),
     };
     let outcomes = deploy_to_all(&deployment, &hosts, console)?;
@@ -96,9 +99,6 @@ pub fn deploy(options: &DeployOptions, console: &Console) -> Result<(), CommandE
     conclude(hosts.len(), failed, &closed, options, console)
 }
 
-const PLAINTEXT_WARNING: &str = "no encryption: who reaches the workers can run jobs there, and who sees the network \
-     reads the input; `run` must say --insecure-plaintext, too";
-
 fn deploy_to_all(
     deployment: &Deployment,
     hosts: &[Host],
@@ -106,10 +106,10 @@ fn deploy_to_all(
 ) -> anyhow::Result<Vec<Result<Deployed, HostFailure>>> {
     let mut tally = Tally::new(console, "deploy", hosts.len(), "hosts");
     let options = deployment.options;
-    let outcomes = fanout::each(
+    let outcomes = fanout::each_in_turn(
         hosts,
         options.parallel,
-        options.ssh_rate,
+        &deployment.turns,
         |index, host| deployment.deploy_to(index, host),
         |done| tally.update(done, &sent(deployment.sent.load(Ordering::Relaxed))),
     );

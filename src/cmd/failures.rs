@@ -1,10 +1,8 @@
 //! Failures: how commands that visit many hosts speak of those that failed, and of a record that is damaged.
 
-use std::path::Path;
-
 use anyhow::anyhow;
 
-use crate::edge::cluster::{Cluster, Damaged};
+use crate::edge::cluster::{Cluster, Damaged, Record};
 use crate::edge::console::Console;
 use crate::edge::failure::{HostFailure, Step};
 
@@ -25,12 +23,12 @@ pub fn print(failures: Vec<HostFailure>, console: &Console) {
     }
 }
 
-/// Reads the record of the cluster; one that is damaged counts as lost, with a warning.
+/// Reads the record of a cluster; one that is damaged counts as lost, with a warning.
 ///
 /// # Errors
 /// If it cannot be read at all or is not the user's own.
-pub fn load_record(hosts: &Path, console: &Console) -> anyhow::Result<Option<Cluster>> {
-    match Cluster::load(hosts) {
+pub fn load_record(record: &Record, console: &Console) -> anyhow::Result<Option<Cluster>> {
+    match record.load() {
         Err(error) if error.is::<Damaged>() => {
             console.warn(&format!("{error:#}; going by the hosts file instead"));
             Ok(None)

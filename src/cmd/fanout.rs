@@ -27,21 +27,33 @@ pub fn each<T: Sync, R: Send>(
     parallel: usize,
     rate: Option<(u32, Duration)>,
     work: impl Fn(usize, &T) -> R + Sync,
+    watch: impl FnMut(usize),
+) -> anyhow::Result<Vec<R>> {
+    each_in_turn(items, parallel, &Turns::new(rate), work, watch)
+}
+
+/// The same as [`each`], with `turns` for the starts; `work` may take further ones.
+///
+/// # Errors
+/// As [`each`].
+pub fn each_in_turn<T: Sync, R: Send>(
+    items: &[T],
+    parallel: usize,
+    turns: &Turns,
+    work: impl Fn(usize, &T) -> R + Sync,
     mut watch: impl FnMut(usize),
 ) -> anyhow::Result<Vec<R>> {
     let next = AtomicUsize::new(0);
-    // A lock, for all threads share the allowance; it is held for no longer than a look at the clock.
-    let rate = Mutex::new(Rate::new(rate));
     let (sender, receiver) = unbounded();
     let mut outcomes: Vec<Option<R>> = items.iter().map(|_| None).collect();
     thread::scope(|scope| -> anyhow::Result<()> {
         for number in 0..parallel.clamp(1, items.len().max(1)) {
-            let (sender, next, rate, work) = (sender.clone(), &next, &rate, &work);
+            let (sender, next, work) = (sender.clone(), &next, &work);
             let body = move || {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(item) = items.get(index) else { break };
-                    await_turn(rate);
+                    turns.take();
                     // The receiver outlives this thread.
                     let _ = sender.send((index, work(index, item)));
                 }
@@ -70,19 +82,33 @@ pub fn each<T: Sync, R: Send>(
     Ok(outcomes.into_iter().flatten().collect())
 }
 
-fn await_turn(rate: &Mutex<Rate>) {
-    loop {
-        let wait = {
-            let mut rate = rate.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = Instant::now();
-            let wait = rate.wait(now);
-            if wait.is_zero() {
-                rate.start(now);
-                return;
-            }
-            wait
-        };
-        thread::sleep(wait);
+/// The allowance of connections, which all threads share.
+pub struct Turns {
+    /// A lock, for the threads are many; it is held for no longer than a look at the clock.
+    rate: Mutex<Rate>,
+}
+
+impl Turns {
+    /// Makes turns at `rate`; without one, nobody waits.
+    pub fn new(rate: Option<(u32, Duration)>) -> Turns {
+        Turns { rate: Mutex::new(Rate::new(rate)) }
+    }
+
+    /// Waits until a connection may be made.
+    pub fn take(&self) {
+        loop {
+            let wait = {
+                let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+                let now = Instant::now();
+                let wait = rate.wait(now);
+                if wait.is_zero() {
+                    rate.start(now);
+                    return;
+                }
+                wait
+            };
+            thread::sleep(wait);
+        }
     }
 }
 
@@ -91,6 +117,19 @@ mod tests {
     use std::sync::Barrier;
 
     use super::*;
+
+    #[test]
+    fn further_turns_count_as_much_as_starts() {
+        let per = Duration::from_millis(200);
+        let turns = Turns::new(Some((2, per)));
+        let begin = Instant::now();
+        let work = |_: usize, _: &u8| {
+            turns.take();
+            begin.elapsed()
+        };
+        let ends = each_in_turn(&[0, 0], 2, &turns, work, |_| {}).unwrap();
+        assert!(ends.iter().any(|end| *end >= per), "four within {ends:?}");
+    }
 
     #[test]
     fn outcomes_are_in_order_and_bounded_in_number_at_a_time() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use crossbeam_channel::Receiver;
 
-use super::cli::CommandError;
+use super::cli::{CommandError, PLAINTEXT_WARNING};
 use crate::edge::console::Console;
 use crate::edge::daemon::{self, Detached, Orders};
 use crate::edge::identity::SharedIdentity;
@@ -92,17 +92,15 @@ fn wire_by_hand(options: &ServeOptions, console: &Console) -> Result<Wire, Comma
             return Err(CommandError::usage(cause)
                 .advise("`identity FILE`, then serve --identity FILE, or deploy, which does all that"));
         }
-        console.warn(&format!(
-            "no encryption: whoever reaches {} can run jobs here and read what others send",
-            options.bind
-        ));
+        console.alarm(PLAINTEXT_WARNING);
     }
     Ok(Wire::by_hand())
 }
 
 fn detached<J: Job>(options: &ServeOptions, directory: &Path, orders: Orders) -> anyhow::Result<()> {
-    let wire = match &orders.identity {
-        Some(identity) => Wire::Encrypted(Tls::new(identity)?),
+    // The identity is wiped here, not when the worker ends.
+    let wire = match orders.identity {
+        Some(identity) => Wire::Encrypted(Tls::new(&identity)?),
         None if options.plaintext => Wire::Plaintext { cluster: orders.cluster.clone() },
         None => bail!("there is no identity among the orders"),
     };

@@ -41,7 +41,7 @@ struct Visit {
 /// If some host could not be cleaned; it stays in the record.
 pub fn stop(options: &StopOptions, console: &Console) -> Result<(), CommandError> {
     let record = Record::hold(&options.hosts)?;
-    let cluster = failures::load_record(&options.hosts, console)?;
+    let cluster = failures::load_record(&record, console)?;
     let places = match &cluster {
         Some(cluster) => cluster.places.clone(),
         None => usual_places(options)?,
@@ -132,10 +132,10 @@ fn tell(visit: &Visit, cleaned: &Cleaned, console: &Console) {
     }
 }
 
-/// Leaves in the record what could not be cleaned.
+/// Leaves in the record where it could not be cleaned, and no key: what may still run there, nobody speaks with again.
 fn keep_failed(record: Record, mut cluster: Cluster, failed: &[HostFailure]) -> anyhow::Result<()> {
     let stays = |host: &HostName| failed.iter().any(|failure| failure.host == *host);
-    cluster.workers.retain(|worker| stays(&worker.host));
+    cluster.end();
     cluster.places.retain(|place| stays(&place.host));
     record.save(&cluster)?;
     record.release();

@@ -1,20 +1,15 @@
-//! Cluster: the record of what was deployed where, kept in `.mapreduce/` beside the hosts file.
+//! Cluster: what was deployed where, and how to speak with it.
 //!
 //! Invariant: whatever may be on a host is recorded before it gets there, so that an interrupted `deploy` leaves
-//! nothing that `stop` would not find. The record holds the client's private key, so it is the user's alone (0700,
-//! 0600) and is believed only if it belongs to the user.
+//! nothing that `stop` would not find.
 
-use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
-use std::io::{self, Read, Write};
+mod record;
+
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
+use anyhow::bail;
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use super::failure::HostName;
 use super::hex;
@@ -24,6 +19,8 @@ use super::net::Wire;
 use super::ssh::Target;
 use super::tls::Tls;
 
+pub use record::{Damaged, Record};
+
 /// How client and workers of one cluster speak with each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -32,6 +29,8 @@ pub enum Protection {
     Encrypted(Identity),
     /// The user trusts the wire.
     Plaintext,
+    /// There are no workers to speak with any more, or not yet.
+    Gone,
 }
 
 /// A deployed worker.
@@ -102,19 +101,8 @@ pub struct Cluster {
     pub places: Vec<Place>,
 }
 
-/// A record that is no record, such as one of another version of this program.
-#[derive(Debug, thiserror::Error)]
-#[error("{}: the record of the cluster is damaged: {what}", .file.display())]
-pub struct Damaged {
-    file: PathBuf,
-    what: String,
-}
-
 /// Bytes of randomness in a cluster id: 64 bits, beyond chance.
 const ID_BYTES: usize = 8;
-
-/// Bound on the record's size: a thousand workers take some 300 KiB.
-const RECORD_LIMIT: u64 = 16 << 20;
 
 impl Cluster {
     /// Makes a cluster without workers, with a fresh id.
@@ -135,11 +123,12 @@ impl Cluster {
     /// Returns how to speak with the workers.
     ///
     /// # Errors
-    /// If the identity in the record is damaged.
+    /// If the identity in the record is damaged, or gone.
     pub fn wire(&self) -> anyhow::Result<Wire> {
         Ok(match &self.protection {
             Protection::Encrypted(identity) => Wire::Encrypted(Tls::new(identity)?),
             Protection::Plaintext => Wire::Plaintext { cluster: self.id.clone() },
+            Protection::Gone => bail!("the cluster was stopped: `deploy` again"),
         })
     }
 
@@ -148,154 +137,14 @@ impl Cluster {
     /// # Errors
     /// If the record cannot be read, is damaged, or belongs to another user.
     pub fn load(hosts: &Path) -> anyhow::Result<Option<Cluster>> {
-        let (directory, file) = record_paths(hosts)?;
-        let Some(_) = open_own(&directory, OFlags::DIRECTORY)? else { return Ok(None) };
-        let Some(open) = open_own(&file, OFlags::empty())? else { return Ok(None) };
-        let mut text = Zeroizing::new(Vec::new());
-        open.take(RECORD_LIMIT + 1)
-            .read_to_end(&mut text)
-            .with_context(|| format!("reading {}", file.display()))?;
-        if text.len() as u64 > RECORD_LIMIT {
-            return Err(Damaged { file, what: format!("it is longer than {RECORD_LIMIT} bytes") }.into());
-        }
-        // A serde error may quote the text it met, so it is said by position only: the text holds the key.
-        let cluster = serde_json::from_slice(&text).map_err(|error| {
-            let what = format!("line {}, column {}", error.line(), error.column());
-            Damaged { file: file.clone(), what }
-        })?;
-        Ok(Some(cluster))
-    }
-}
-
-/// The record of one hosts file, held by one command at a time.
-pub struct Record {
-    directory: PathBuf,
-    file: PathBuf,
-    /// Locked while the record is held.
-    lock: File,
-}
-
-impl Record {
-    /// Takes hold of the record that belongs to the hosts file `hosts`; makes its directory if need be.
-    ///
-    /// # Errors
-    /// If another command holds it, or the directory cannot be made or is not the user's own.
-    pub fn hold(hosts: &Path) -> anyhow::Result<Record> {
-        let (directory, file) = record_paths(hosts)?;
-        match DirBuilder::new().mode(0o700).create(&directory) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(error).with_context(|| format!("creating {}", directory.display()));
-            }
-            _ => {}
-        }
-        let lock = open_own(&directory, OFlags::DIRECTORY)?;
-        let lock = lock.with_context(|| format!("{} is gone", directory.display()))?;
-        // Whoever could write to it could put another record in the place of ours.
-        lock.set_permissions(Permissions::from_mode(0o700))
-            .with_context(|| format!("making {} private", directory.display()))?;
-        match lock.try_lock() {
-            Err(TryLockError::WouldBlock) => {
-                bail!("{}: another deploy or stop is at work there", directory.display())
-            }
-            // Some network file systems have no locks: then the user is trusted not to do two things at once.
-            Err(TryLockError::Error(_)) | Ok(()) => {}
-        }
-        sweep(&directory);
-        Ok(Record { directory, file, lock })
+        record::load(hosts)
     }
 
-    /// Writes `cluster`: the whole record or, on failure, the one before.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn save(&self, cluster: &Cluster) -> anyhow::Result<()> {
-        let write = || -> io::Result<()> {
-            let mut text = Zeroizing::new(serde_json::to_vec_pretty(cluster)?);
-            text.push(b'\n');
-            // A named temporary file is created with mode 0600.
-            let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.directory)?;
-            file.write_all(&text)?;
-            file.persist(&self.file)?;
-            Ok(())
-        };
-        write().with_context(|| format!("writing {}", self.file.display()))
+    /// Ends the cluster: of what is recorded there remains only where something may be.
+    pub fn end(&mut self) {
+        self.workers.clear();
+        self.protection = Protection::Gone;
     }
-
-    /// Removes the record, and its directory if nothing else is in it.
-    ///
-    /// # Errors
-    /// If the record is there and cannot be removed.
-    pub fn remove(self) -> anyhow::Result<()> {
-        match fs::remove_file(&self.file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("removing {}", self.file.display()));
-            }
-            _ => {}
-        }
-        self.release();
-        Ok(())
-    }
-
-    /// Lets go of the record; the directory stays only if something is in it.
-    pub fn release(self) {
-        // Another hosts file's record may be in it.
-        let _ = fs::remove_dir(&self.directory);
-        let _ = self.lock.unlock();
-    }
-}
-
-/// What the names of records that are being written begin with.
-const UNFINISHED: &str = ".new-";
-
-/// Removes what a command that was ended while it wrote left in the record's directory.
-fn sweep(directory: &Path) {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
-            // It is litter: what cannot be removed does no harm.
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-}
-
-/// Returns the directory and the file of the record that belongs to `hosts`.
-fn record_paths(hosts: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
-    let name = hosts.file_name().with_context(|| format!("{} names no file", hosts.display()))?;
-    let directory = hosts.with_file_name(".mapreduce");
-    let mut record = name.to_owned();
-    record.push(".json");
-    let file = directory.join(record);
-    Ok((directory, file))
-}
-
-/// Opens `path`; `None` if it is not there. What is judged is what is opened, whatever the name stands for by then.
-///
-/// # Errors
-/// If it is another user's, a symbolic link, or a file that others could have written: it could send our data to a
-/// stranger's workers.
-fn open_own(path: &Path, flags: OFlags) -> anyhow::Result<Option<File>> {
-    let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(file) => File::from(file),
-        Err(Errno::NOENT) => return Ok(None),
-        Err(Errno::LOOP | Errno::NOTDIR) => {
-            bail!(
-                "{} is not what it should be, perhaps a symbolic link; remove it if it is not yours",
-                path.display()
-            )
-        }
-        Err(error) => {
-            return Err(io::Error::from(error)).with_context(|| format!("reading {}", path.display()));
-        }
-    };
-    let metadata = file.metadata().with_context(|| format!("reading {}", path.display()))?;
-    if metadata.uid() != rustix::process::geteuid().as_raw() {
-        bail!("{} belongs to another user and is not trusted", path.display());
-    }
-    // A directory is made private before anything is put into it.
-    if metadata.is_file() && metadata.mode() & 0o077 != 0 {
-        bail!("{} could be read or written by others: `stop`, remove it and deploy again", path.display());
-    }
-    Ok(Some(file))
 }
 
 #[cfg(test)]
@@ -303,7 +152,8 @@ mod tests {
     use super::*;
     use crate::edge::identity::Authority;
 
-    fn sample() -> Cluster {
+    /// A cluster with a key and a worker.
+    pub(super) fn sample() -> Cluster {
         let identity = Authority::fresh().unwrap().client().unwrap();
         let mut cluster = Cluster::fresh("d1", Protection::Encrypted(identity)).unwrap();
         cluster.workers.push(DeployedWorker {
@@ -315,94 +165,6 @@ mod tests {
             via_ssh: false,
         });
         cluster
-    }
-
-    #[test]
-    fn saved_record_is_loaded_and_private() {
-        let home = tempfile::tempdir().unwrap();
-        let hosts = home.path().join("hosts.toml");
-        assert_eq!(Cluster::load(&hosts).unwrap(), None);
-        let cluster = sample();
-        let record = Record::hold(&hosts).unwrap();
-        record.save(&cluster).unwrap();
-        assert_eq!(Cluster::load(&hosts).unwrap(), Some(cluster));
-        let mode = |path: &str| fs::metadata(home.path().join(path)).unwrap().mode() & 0o777;
-        assert_eq!(mode(".mapreduce"), 0o700);
-        assert_eq!(mode(".mapreduce/hosts.toml.json"), 0o600);
-        record.remove().unwrap();
-        assert!(!home.path().join(".mapreduce").exists());
-    }
-
-    #[test]
-    fn two_hosts_files_have_two_records() {
-        let home = tempfile::tempdir().unwrap();
-        let (a, b) = (home.path().join("a.toml"), home.path().join("b.toml"));
-        let record = Record::hold(&a).unwrap();
-        record.save(&sample()).unwrap();
-        record.release();
-        assert_eq!(Cluster::load(&b).unwrap(), None);
-        Record::hold(&b).unwrap().remove().unwrap();
-        assert!(Cluster::load(&a).unwrap().is_some());
-    }
-
-    #[test]
-    fn record_is_held_by_one_at_a_time() {
-        let home = tempfile::tempdir().unwrap();
-        let hosts = home.path().join("hosts.toml");
-        let first = Record::hold(&hosts).unwrap();
-        let refused = Record::hold(&hosts).err().unwrap();
-        assert!(refused.to_string().contains("at work"), "{refused}");
-        first.release();
-        Record::hold(&hosts).unwrap().release();
-    }
-
-    #[test]
-    fn directory_that_others_may_enter_is_made_private() {
-        let home = tempfile::tempdir().unwrap();
-        let directory = home.path().join(".mapreduce");
-        fs::create_dir(&directory).unwrap();
-        fs::set_permissions(&directory, Permissions::from_mode(0o777)).unwrap();
-        let record = Record::hold(&home.path().join("hosts.toml")).unwrap();
-        assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o777, 0o700);
-        record.release();
-    }
-
-    #[test]
-    fn symbolic_link_is_refused() {
-        let home = tempfile::tempdir().unwrap();
-        let elsewhere = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink(elsewhere.path(), home.path().join(".mapreduce")).unwrap();
-        let hosts = home.path().join("hosts.toml");
-        assert!(Cluster::load(&hosts).is_err());
-        assert!(Record::hold(&hosts).is_err());
-    }
-
-    #[test]
-    fn record_that_others_could_have_written_is_refused() {
-        let home = tempfile::tempdir().unwrap();
-        let hosts = home.path().join("hosts.toml");
-        Record::hold(&hosts).unwrap().save(&sample()).unwrap();
-        let file = home.path().join(".mapreduce/hosts.toml.json");
-        for mode in [0o640, 0o602] {
-            fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
-            let error = Cluster::load(&hosts).unwrap_err().to_string();
-            assert!(error.contains("by others"), "{error}");
-        }
-        fs::remove_file(&file).unwrap();
-        std::os::unix::fs::symlink(home.path().join("elsewhere"), &file).unwrap();
-        assert!(Cluster::load(&hosts).unwrap_err().to_string().contains("symbolic link"));
-    }
-
-    #[test]
-    fn damaged_record_does_not_show_the_key() {
-        let home = tempfile::tempdir().unwrap();
-        let hosts = home.path().join("hosts.toml");
-        let record = Record::hold(&hosts).unwrap();
-        record.save(&sample()).unwrap();
-        fs::write(home.path().join(".mapreduce/hosts.toml.json"), "{\"key\": \"s3cret\", \"id\": 5}")
-            .unwrap();
-        let error = format!("{:#}", Cluster::load(&hosts).unwrap_err());
-        assert!(error.contains("damaged: line 1") && !error.contains("s3cret"), "{error}");
     }
 
     #[test]

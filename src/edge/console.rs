@@ -5,10 +5,10 @@ use std::io::{self, IsTerminal, Write as _};
 
 use super::sanitize::one_line;
 
-/// How a command speaks to the user on standard error: errors always, the rest as `-q` and `-v` say.
+/// How a command speaks to the user on standard error: errors and alarms always, the rest as `-q` and `-v` say.
 #[derive(Clone, Debug)]
 pub struct Console {
-    /// `-q`: errors only.
+    /// `-q`: errors and alarms only.
     pub quiet: bool,
     /// `-v`: details, too.
     pub verbose: bool,
@@ -47,8 +47,13 @@ impl Console {
     /// Says what is not as it should be though the command goes on, unless `-q`.
     pub fn warn(&self, line: &str) {
         if !self.quiet {
-            put(&format!("{} {}\n", self.label("warning:", Colour::Yellow), one_line(line)));
+            self.alarm(line);
         }
+    }
+
+    /// Warns of what the user must not miss, also with `-q`.
+    pub fn alarm(&self, line: &str) {
+        put(&format!("{} {}\n", self.label("warning:", Colour::Yellow), one_line(line)));
     }
 
     /// Prints text of several lines that is safe for a terminal, such as a table, unless `-q`.

@@ -16,11 +16,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use anyhow::{Context, anyhow, bail};
-use rustix::process::{Resource, Rlimit, nice, setrlimit, setsid, umask};
+use rustix::process::{nice, setsid, umask};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::identity::Identity;
+use super::private;
 
 /// What `deploy` tells a worker on standard input.
 #[derive(Debug, Serialize, Deserialize)]
@@ -49,8 +50,8 @@ impl Orders {
     /// # Errors
     /// If they cannot be read; the reason does not repeat them.
     pub fn read(from: impl Read) -> anyhow::Result<Orders> {
-        let mut text = Zeroizing::new(Vec::new());
-        from.take(ORDERS_LIMIT).read_to_end(&mut text).context("reading orders from standard input")?;
+        let text = private::read(from, ORDERS_LIMIT, ORDERS_LIMIT);
+        let text = text.context("reading orders from standard input")?;
         serde_json::from_slice(&text)
             .map_err(|_| anyhow!("standard input holds no orders: `serve --detach` is for `deploy` to use"))
     }
@@ -60,7 +61,13 @@ impl Orders {
     /// # Errors
     /// If they cannot be written as JSON.
     pub fn to_line(&self) -> anyhow::Result<Zeroizing<String>> {
-        serde_json::to_string(self).map(Zeroizing::new).context("writing orders")
+        let mut text = private::to_json(self, false).context("writing orders")?;
+        text.pop();
+        // It stays where it is, and is taken out of what would wipe it for the moment only.
+        String::from_utf8(std::mem::take(&mut *text)).map(Zeroizing::new).map_err(|error| {
+            drop(Zeroizing::new(error.into_bytes()));
+            anyhow!("orders are not UTF-8")
+        })
     }
 }
 
@@ -106,8 +113,6 @@ impl Detached {
         // consequence.
         let _ = nice(NICENESS);
         let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
-        // A core would hold keys and texts.
-        let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
         // A file system that holds the working directory of a process cannot be unmounted.
         std::env::set_current_dir("/").context("changing to /")?;
         let null = File::open("/dev/null").context("opening /dev/null")?;

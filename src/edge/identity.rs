@@ -4,21 +4,23 @@
 //! a further certificate of the cluster, not even who reads all its files. Certificates do not expire: clocks of lab
 //! machines are wrong now and then, and a cluster ends with its `stop`.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose,
 };
+use rustix::fs::CWD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
+use super::private::{self, Kind, Refusal};
 use crate::wire::message::CLIENT_NAME;
 
 /// The name that all workers with one shared identity file have.
@@ -69,8 +71,7 @@ impl SharedIdentity {
         let authority = Authority::fresh()?;
         let shared =
             SharedIdentity { client: authority.client()?, worker: authority.worker(SHARED_WORKER_NAME)? };
-        let mut text = Zeroizing::new(serde_json::to_vec_pretty(&shared)?);
-        text.push(b'\n');
+        let text = private::to_json(&shared, true)?;
         let mut open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
         open.write_all(&text).inspect_err(|_| _ = std::fs::remove_file(file))?;
         Ok(())
@@ -83,21 +84,16 @@ impl SharedIdentity {
     pub fn load(file: &Path) -> anyhow::Result<SharedIdentity> {
         let name = file.display();
         let read = || -> anyhow::Result<SharedIdentity> {
-            let open = File::open(file)?;
-            // Of the file that is open, not of what its name stands for a moment later.
-            let metadata = open.metadata()?;
-            ensure!(metadata.is_file(), "it is no regular file");
-            let me = rustix::process::geteuid().as_raw();
-            ensure!(metadata.uid() == me || metadata.uid() == 0, "it belongs to another user");
-            if metadata.mode() & 0o077 != 0 {
-                bail!("others may read or write it: chmod 600 {name}, or make a new one if they could");
-            }
-            let mut text = Zeroizing::new(Vec::new());
-            open.take(FILE_LIMIT + 1).read_to_end(&mut text)?;
+            let open = private::open(CWD, file, Kind::Named).map_err(|refusal| match refusal {
+                Refusal::Open => anyhow!("{refusal}: chmod 600 {name}, or make a new one if they could"),
+                Refusal::Kind => anyhow!("it is no regular file"),
+                refusal => refusal.into(),
+            })?;
+            let text = private::read(&open, FILE_LIMIT, FILE_LIMIT)?;
             ensure!(text.len() as u64 <= FILE_LIMIT, "it is longer than {FILE_LIMIT} bytes");
             // By position only: the text holds keys.
             serde_json::from_slice(&text).map_err(|error| {
-                anyhow::anyhow!("it is no identity: line {}, column {}", error.line(), error.column())
+                anyhow!("it is no identity: line {}, column {}", error.line(), error.column())
             })
         };
         read().with_context(|| format!("reading the identity {name}"))
@@ -105,6 +101,10 @@ impl SharedIdentity {
 }
 
 /// The authority of one cluster. It is gone when it is dropped.
+///
+/// What holds keys here is wiped when it is let go of, but for the copies of libraries: rcgen's key pairs (the
+/// authority's, and each that is made for an identity) and what ring keeps of them, also for a connection's sake, are
+/// freed as they are.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: Vec<u8>,
@@ -150,7 +150,7 @@ impl Authority {
         Ok(Identity {
             authority: Zeroizing::new(self.certificate.clone()),
             certificate: Zeroizing::new(certificate),
-            key: Zeroizing::new(key.serialize_der()),
+            key: Zeroizing::new(key.serialized_der().to_vec()),
         })
     }
 }
@@ -175,6 +175,8 @@ fn read_der<'de, D: Deserializer<'de>>(from: D) -> Result<Zeroizing<Vec<u8>>, D:
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     #[test]
@@ -221,6 +223,10 @@ mod tests {
         assert!(refused().contains("line 1") && !refused().contains("s3cret"), "{}", refused());
         std::fs::write(&file, vec![b' '; FILE_LIMIT as usize + 1]).unwrap();
         assert!(refused().contains("longer"), "{}", refused());
+        std::fs::remove_file(&file).unwrap();
+        // Nobody ever writes to it.
+        rustix::fs::mknodat(CWD, &file, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        assert!(refused().contains("no regular file"), "{}", refused());
     }
 
     #[test]

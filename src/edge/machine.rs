@@ -1,4 +1,4 @@
-//! Machine: what this machine has for workers: cores and memory.
+//! Machine: what this machine has for workers, cores and memory, and what it allows a process.
 
 use std::num::NonZero;
 use std::thread;
@@ -31,6 +31,13 @@ pub fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     // Where it may not be raised, what is open tells soon enough.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// Has the system write no image of this process, nor of those that it starts, if they crash: it would hold keys and
+/// texts.
+pub fn leave_no_core() {
+    // To lower a bound is never refused.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
 }
 
 /// Returns the resident memory of this process in bytes; zero where the system does not tell.

@@ -15,6 +15,7 @@ pub mod name;
 pub mod net;
 pub mod output;
 pub mod packed;
+pub mod private;
 pub mod probe;
 pub mod program;
 pub mod progress;

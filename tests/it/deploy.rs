@@ -471,8 +471,13 @@ fn host_that_cannot_be_cleaned_stays_recorded() {
             &stopped,
             &["error: tp-test-02: could not connect", "stopped 1 worker; 1 of 2 hosts clean"],
         );
-        let left: Vec<_> = lab.cluster().workers.iter().map(|worker| worker.host.0.clone()).collect();
+        let left: Vec<_> = lab.cluster().places.iter().map(|place| place.host.0.clone()).collect();
         assert_eq!(left, ["tp-test-02"]);
+        let record = fs::read_to_string(lab.client_dir().join(".mapreduce/hosts.toml.json")).unwrap();
+        assert!(!record.contains("certificate") && record.contains("gone"), "{record}");
+        let again = &["no cluster is deployed", "deploy"];
+        assert_says(&lab.mapreduce(&["status"]).expect_code(1), again);
+        assert_says(&lab.mapreduce(&["run", "hosts.toml", "--servers", "1"]).expect_code(1), again);
         lab.hosts[1].start();
         lab.hosts[1].await_ready();
         lab.stop().expect_code(0);

@@ -101,7 +101,10 @@ fn plaintext_that_is_wanted_is_warned_of() {
         let args =
             ["serve", "--bind", "0.0.0.0", "--port", "0", "--idle-timeout", "200ms", "--insecure-plaintext"];
         let served = lab.mapreduce(&args).expect_code(0);
-        assert_says(&served, &["warning", "no encryption: whoever reaches 0.0.0.0 can run jobs here"]);
+        let warning = ["warning", "no encryption: whoever reaches a worker can run jobs there"];
+        assert_says(&served, &warning);
+        // It is not to be silenced.
+        assert_says(&lab.mapreduce(&[&["-q"], &args[..]].concat()).expect_code(0), &warning);
         lab.mapreduce(&["identity", "lab.identity"]).expect_code(0);
         let both = [&args[..], &["--identity", "lab.identity"]].concat();
         lab.mapreduce(&both).expect_code(2);

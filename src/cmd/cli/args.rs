@@ -41,7 +41,7 @@ pub struct CommandLine<P: Args> {
 
 #[derive(Args)]
 pub struct Voice {
-    /// Say nothing but errors
+    /// Say nothing but errors, and that nothing is encrypted
     #[arg(short, long, global = true, conflicts_with = "verbose", display_order = 100)]
     pub quiet: bool,
 
@@ -327,6 +327,10 @@ pub struct Plaintext {
     #[arg(long)]
     pub insecure_plaintext: bool,
 }
+
+/// What that gives up. It is said also with `-q`.
+pub const PLAINTEXT_WARNING: &str = "no encryption: whoever reaches a worker can run jobs there, and whoever sees the \
+     network reads the input and can change the result";
 
 #[derive(Args)]
 pub struct HostKeys {

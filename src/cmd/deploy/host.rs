@@ -9,6 +9,7 @@ use anyhow::{anyhow, bail, ensure};
 
 use super::DeployOptions;
 use super::journal::Journal;
+use crate::cmd::fanout::Turns;
 use crate::cmd::way;
 use crate::edge::cluster::{Cluster, DeployedWorker, Place};
 use crate::edge::daemon::{Orders, Started};
@@ -39,6 +40,8 @@ pub struct Deployment<'a> {
     pub former: Vec<Place>,
     pub journal: Journal,
     pub gate: Gate,
+    /// For each login.
+    pub turns: Turns,
     /// Bytes uploaded so far, to all hosts.
     pub sent: AtomicU64,
 }
@@ -87,12 +90,7 @@ impl Deployment<'_> {
             .map_err(|(step, cause)| fail(step)(cause))?;
         let address = SocketAddr::new(address, started.port);
         let via_ssh = self.check(session, address, &name).map_err(|cause| {
-            // A worker that nobody reaches would hold the host's memory until it is idle for long enough. If it
-            // cannot be stopped now, `stop` will find it.
-            if let Ok(mut session) = Session::connect(&place.target(), &self.ssh) {
-                let scope = Scope::Worker(&worker_name);
-                let _ = remote::clean(&mut session, Some(&dir.path), scope, self.options.timeout);
-            }
+            self.abandon(&place, &dir, &worker_name);
             fail(Step::Reach)(cause)
         })?;
         let worker_dir = format!("{}/{worker_name}", dir.path);
@@ -112,6 +110,16 @@ impl Deployment<'_> {
                 Ok(true)
             }
             Err(through) => Err(direct.context(format!("nor through SSH: {through:#}"))),
+        }
+    }
+
+    /// Stops a worker that nobody reaches, for it would hold the host's memory until it is idle for long enough. If it
+    /// cannot be stopped now, `stop` will find it.
+    fn abandon(&self, place: &Place, dir: &RemoteDir, worker: &str) {
+        // The check has used up the session; this login counts as another host's.
+        self.turns.take();
+        if let Ok(mut session) = Session::connect(&place.target(), &self.ssh) {
+            let _ = remote::clean(&mut session, Some(&dir.path), Scope::Worker(worker), self.options.timeout);
         }
     }
 

@@ -1,7 +1,8 @@
 //! Journal: keeps the record of the cluster true while hosts are deployed to at the same time.
 //!
 //! Until a first worker is about to be started the former cluster stays recorded as it was, for it works as it did;
-//! from then on the new one is. At any moment the record names every place where something may be.
+//! from then on the new one is, and of the former one only its places are kept. At any moment the record names every
+//! place where something may be.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -72,6 +73,9 @@ impl Journal {
             return Ok(());
         }
         state.begun = true;
+        if let Some(former) = &mut state.former {
+            former.end();
+        }
         state.save()
     }
 
@@ -237,7 +241,9 @@ mod tests {
 
         let (journal, second) = open(&hosts);
         journal.enter(0, place("h0")).unwrap();
+        assert_eq!(recorded(&hosts).id, first.id);
         journal.begin().unwrap();
+        assert_eq!((recorded(&hosts).id, recorded(&hosts).protection), (second.id.clone(), Protection::Gone));
         journal.ready(0, worker("h0")).unwrap();
         assert_eq!(journal.close().unwrap(), Closed { ready: 1, former_hosts: 1 });
         let cluster = recorded(&hosts);

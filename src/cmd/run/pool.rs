@@ -111,7 +111,8 @@ impl Pool {
     /// Takes the workers of a deployed cluster, with which both sides must want the same.
     fn deployed(cluster: Cluster, options: &RunOptions, console: &Console) -> Result<Self, CommandError> {
         match (&cluster.protection, options.plaintext) {
-            (Protection::Encrypted(_), false) => {}
+            // That it is gone is said when it is asked how to speak with it.
+            (Protection::Encrypted(_), false) | (Protection::Gone, _) => {}
             (Protection::Plaintext, true) => console.warn(PLAINTEXT_WARNING),
             (Protection::Encrypted(_), true) => {
                 let cause = anyhow!("the cluster was deployed with encryption");

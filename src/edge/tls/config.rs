@@ -9,6 +9,7 @@ use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{CipherSuite, ClientConfig, RootCertStore, ServerConfig};
 
 use super::session::{Session, refusal};
@@ -35,11 +36,15 @@ impl Tls {
             roots.add(CertificateDer::from(identity.authority.to_vec()))?;
             let roots = Arc::new(roots);
             let chain = vec![CertificateDer::from(identity.certificate.to_vec())];
-            let key = || PrivateKeyDer::from(PrivatePkcs8KeyDer::from(identity.key.to_vec()));
+            // Read where it is: what rustls takes for its own, it does not wipe. Keys of identities are ECDSA's.
+            let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(identity.key.as_slice()));
+            let proof = CertifiedKey::new(chain, ring::sign::any_ecdsa_type(&key)?);
+            proof.keys_match()?;
+            let proof = Arc::new(SingleCertAndKey::from(proof));
             let mut client = ClientConfig::builder_with_provider(provider.clone())
                 .with_protocol_versions(&[&rustls::version::TLS13])?
                 .with_root_certificates(roots.clone())
-                .with_client_auth_cert(chain.clone(), key())?;
+                .with_client_cert_resolver(proof.clone());
             client.resumption = Resumption::disabled();
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
                 .build()
@@ -47,7 +52,7 @@ impl Tls {
             let mut server = ServerConfig::builder_with_provider(provider)
                 .with_protocol_versions(&[&rustls::version::TLS13])?
                 .with_client_cert_verifier(verifier)
-                .with_single_cert(chain, key())?;
+                .with_cert_resolver(proof);
             // A side that writes only would have its connection reset for tickets that it never reads, and the end of
             // its stream be lost.
             server.send_tls13_tickets = 0;
