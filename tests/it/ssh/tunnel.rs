@@ -253,6 +253,30 @@ fn thread_ends_with_our_end_even_if_the_host_is_frozen() {
     });
 }
 
+/// Whatever our side did last: read some of it, write what the server does not take, or nothing.
+#[test]
+fn thread_ends_with_our_end_even_if_the_host_sends_for_ever() {
+    with_deadline(LIMIT, || {
+        let lab = Lab::start(1);
+        for stuffed in [false, true] {
+            let listener = TcpListener::bind("127.6.0.1:0").unwrap();
+            let mut end = tunnel(&lab, 0, listener.local_addr().unwrap());
+            let mut served = listener.accept().unwrap().0;
+            let sending = thread::spawn(move || while served.write_all(&[1; 64 << 10]).is_ok() {});
+            end.read_exact(&mut [0; MIB]).unwrap();
+            if stuffed {
+                end.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+                while end.write_all(&[0; MIB]).is_ok() {}
+            }
+            drop(end);
+            let left = Instant::now();
+            assert_no_pump_left("127.6.0.1");
+            sending.join().unwrap();
+            eprintln!("stuffed {stuffed}: ended after {:?}", left.elapsed());
+        }
+    });
+}
+
 #[test]
 fn idle_way_costs_no_processor_time() {
     with_deadline(LIMIT, || {
