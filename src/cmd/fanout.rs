@@ -2,14 +2,13 @@
 //!
 //! Every host gets its turn and an outcome; where enough of many candidates will do, `edge::sweep` leaves the rest.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use crossbeam_channel::{RecvTimeoutError, unbounded};
 
 use crate::edge::rate::Rate;
@@ -28,20 +27,33 @@ pub fn each<T: Sync, R: Send>(
     parallel: usize,
     rate: Option<(u32, Duration)>,
     work: impl Fn(usize, &T) -> R + Sync,
+    watch: impl FnMut(usize),
+) -> anyhow::Result<Vec<R>> {
+    each_in_turn(items, parallel, &Turns::new(rate), work, watch)
+}
+
+/// The same as [`each`], with `turns` for the starts; `work` may take further ones.
+///
+/// # Errors
+/// As [`each`].
+pub fn each_in_turn<T: Sync, R: Send>(
+    items: &[T],
+    parallel: usize,
+    turns: &Turns,
+    work: impl Fn(usize, &T) -> R + Sync,
     mut watch: impl FnMut(usize),
 ) -> anyhow::Result<Vec<R>> {
     let next = AtomicUsize::new(0);
-    let turns = Turns::new(rate);
     let (sender, receiver) = unbounded();
     let mut outcomes: Vec<Option<R>> = items.iter().map(|_| None).collect();
     thread::scope(|scope| -> anyhow::Result<()> {
         for number in 0..parallel.clamp(1, items.len().max(1)) {
-            let (sender, next, turns, work) = (sender.clone(), &next, &turns, &work);
+            let (sender, next, work) = (sender.clone(), &next, &work);
             let body = move || {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(item) = items.get(index) else { break };
-                    turns.await_turn();
+                    turns.take();
                     // The receiver outlives this thread.
                     let _ = sender.send((index, work(index, item)));
                 }
@@ -70,51 +82,34 @@ pub fn each<T: Sync, R: Send>(
     Ok(outcomes.into_iter().flatten().collect())
 }
 
-/// Turns to make an SSH connection, as `--ssh-rate` allots them.
+/// The allowance of connections, which all threads share.
 pub struct Turns {
-    /// A lock, for all threads share the allowance; it is held for no longer than a look at the clock.
+    /// A lock, for the threads are many; it is held for no longer than a look at the clock.
     rate: Mutex<Rate>,
 }
 
 impl Turns {
-    /// Allots `rate`; without one it is everybody's turn at once.
+    /// Makes turns at `rate`; without one, nobody waits.
     pub fn new(rate: Option<(u32, Duration)>) -> Turns {
         Turns { rate: Mutex::new(Rate::new(rate)) }
     }
 
-    /// Waits for a turn, and takes it.
-    pub fn await_turn(&self) {
-        while let Err(wait) = self.try_turn() {
+    /// Waits until a connection may be made.
+    pub fn take(&self) {
+        loop {
+            let wait = {
+                let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+                let now = Instant::now();
+                let wait = rate.wait(now);
+                if wait.is_zero() {
+                    rate.start(now);
+                    return;
+                }
+                wait
+            };
             thread::sleep(wait);
         }
     }
-
-    /// Takes a turn if there is one.
-    ///
-    /// # Errors
-    /// With the time until the next, if there is none now.
-    pub fn try_turn(&self) -> Result<(), Duration> {
-        let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let wait = rate.wait(now);
-        if !wait.is_zero() {
-            return Err(wait);
-        }
-        rate.start(now);
-        Ok(())
-    }
-}
-
-/// Does what concerns one host alone; a panic in it, which is a mistake of ours, is that host's failure.
-///
-/// # Errors
-/// Those of `work`.
-pub fn guarded<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
-        let said = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let said = said.or_else(|| payload.downcast_ref::<String>().cloned());
-        Err(anyhow!("internal error: {}", said.as_deref().unwrap_or("no message")))
-    })
 }
 
 #[cfg(test)]
@@ -150,19 +145,6 @@ mod tests {
         let rate = Some((2, Duration::from_millis(150)));
         each(&[(); 5], 5, rate, |_, ()| (), |_| {}).unwrap();
         assert!(begin.elapsed() >= Duration::from_millis(300));
-    }
-
-    #[test]
-    fn panic_about_a_host_is_its_failure() {
-        let work = |index: usize, (): &()| {
-            guarded(|| {
-                assert!(index != 1, "number {index}");
-                Ok(index)
-            })
-        };
-        let outcomes = each(&[(); 3], 3, None, work, |_| {}).unwrap();
-        assert!(outcomes[0].is_ok() && outcomes[2].is_ok());
-        assert_eq!(outcomes[1].as_ref().unwrap_err().to_string(), "internal error: number 1");
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::anyhow;
 
 use super::cli::CommandError;
-use super::fanout::{self, Turns, guarded};
+use super::fanout::{self, Turns};
+use super::guard::guarded;
 use super::way::Way;
 use crate::edge::cluster::{Cluster, DeployedWorker};
 use crate::edge::console::Console;
@@ -52,7 +53,7 @@ pub fn status(options: &StatusOptions, console: &Console) -> Result<(), CommandE
         guarded(|| {
             let way = Way::to(worker, &cluster, options.via_ssh, options.new_host_keys)?;
             if way.is_ssh() {
-                turns.await_turn();
+                turns.take();
             }
             way.open()?.greet(&wire, Role::Status, options.timeout).map(net::status_of)
         })

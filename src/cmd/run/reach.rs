@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
-use crate::cmd::fanout::{Turns, guarded};
+use crate::cmd::guard::guarded;
+use crate::edge::rate::Rate;
 
 /// What is done about one worker, on a thread of its own.
 pub(super) trait Call: Send + 'static {
@@ -58,7 +59,7 @@ pub(super) fn ask_all<C: Call>(
     let (waiting, over) = bounded(0);
     thread::Builder::new()
         .name("mr:reach".to_owned())
-        .spawn(move || start_all(calls, &Turns::new(rate), &Start { sender, gate, over }))
+        .spawn(move || start_all(calls, Rate::new(rate), &Start { sender, gate, over }))
         .context("cannot start a thread")?;
     let mut outcomes: Vec<Outcome<C>> = (0..total).map(|_| None).collect();
     let (mut opened, mut ready, mut logins, mut answered, mut reached) = (0, 0, 0, 0, 0);
@@ -130,16 +131,16 @@ struct Start<A> {
 }
 
 /// Starts all calls: first those that need no turn, then the others in their order.
-fn start_all<C: Call>(calls: Vec<C>, turns: &Turns, start: &Start<C::Answer>) {
+fn start_all<C: Call>(calls: Vec<C>, mut rate: Rate, start: &Start<C::Answer>) {
     let (rationed, free): (Vec<_>, Vec<_>) =
         calls.into_iter().enumerate().partition(|(_, call)| call.logs_in());
     for (index, call) in free.into_iter().chain(rationed) {
-        while call.logs_in()
-            && let Err(wait) = turns.try_turn()
-        {
-            if start.over.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
+        if call.logs_in() {
+            let wait = rate.wait(Instant::now());
+            if !wait.is_zero() && start.over.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
+            rate.start(Instant::now());
         }
         let (sender, gate) = (start.sender.clone(), start.gate.clone());
         let (name, login) = (call.name().to_owned(), call.logs_in());

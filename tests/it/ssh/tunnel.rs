@@ -177,6 +177,26 @@ fn frozen_host_costs_the_time_out() {
     });
 }
 
+/// A session that waits for others is kept, also by a host that ends those that do not speak.
+#[test]
+fn session_that_is_tended_lives_on() {
+    with_deadline(LIMIT, || {
+        let sshd_config = vec!["ClientAliveInterval 1".into(), "ClientAliveCountMax 2".into()];
+        let lab = Lab::with(LabOptions { hosts: 1, sshd_config, ..LabOptions::default() });
+        let (mut tended, mut left_alone) = (logged_in(&lab, 0), logged_in(&lab, 0));
+        for _ in 0..12 {
+            thread::sleep(Duration::from_millis(500));
+            tended.tend(TIMEOUT).unwrap();
+        }
+        let (address, server) = serve(echo);
+        let end = tended.tunnel(&address.ip().to_string(), address.port(), TIMEOUT).unwrap();
+        assert_eq!(exchange(end.into(), b"still there"), b"still there");
+        server.join().unwrap();
+        let error = left_alone.tend(TIMEOUT).unwrap_err();
+        assert!(format!("{error:#}").starts_with("the session has ended meanwhile: "), "{error:#}");
+    });
+}
+
 /// Tells how many threads of this process carry for `host`.
 fn pumps(host: &str) -> usize {
     // The kernel keeps fifteen bytes of a name, so that the addresses differ in the first.
