@@ -5,6 +5,7 @@ pub mod deploy;
 pub mod discover;
 mod failures;
 mod fanout;
+mod guard;
 pub mod identity;
 pub mod run;
 pub mod serve;

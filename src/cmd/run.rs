@@ -2,6 +2,7 @@
 
 mod explain;
 mod pool;
+mod reach;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -67,6 +68,8 @@ pub struct RunOptions {
     pub plaintext: bool,
     /// To reach deployed workers through SSH, whatever the record says.
     pub via_ssh: bool,
+    /// At most this many SSH connections in such a time, where the way leads through SSH.
+    pub ssh_rate: Option<(u32, Duration)>,
     /// What becomes of hosts that are not in `known_hosts`, where the way leads through SSH.
     pub new_host_keys: NewHostKeys,
 }

@@ -6,13 +6,15 @@ use std::time::Duration;
 use anyhow::anyhow;
 
 use super::cli::CommandError;
-use super::fanout;
+use super::fanout::{self, Turns};
+use super::guard::guarded;
 use super::way::Way;
 use crate::edge::cluster::{Cluster, DeployedWorker};
 use crate::edge::console::Console;
 use crate::edge::net::{self, WorkerStatus};
 use crate::edge::sanitize::clipped;
 use crate::edge::ssh::NewHostKeys;
+use crate::edge::tally::Tally;
 use crate::edge::{output, table};
 use crate::wire::message::Role;
 
@@ -23,6 +25,8 @@ pub struct StatusOptions {
     pub timeout: Duration,
     /// To reach all workers through SSH, whatever the record says.
     pub via_ssh: bool,
+    /// At most this many SSH connections in such a time, where the way leads through SSH.
+    pub ssh_rate: Option<(u32, Duration)>,
     /// What becomes of hosts that are not in `known_hosts`, where the way leads through SSH.
     pub new_host_keys: NewHostKeys,
 }
@@ -44,11 +48,20 @@ pub fn status(options: &StatusOptions, console: &Console) -> Result<(), CommandE
         return Err(CommandError::from(error).advise("deploy, with the same --hosts FILE"));
     };
     let wire = cluster.wire()?;
+    let turns = Turns::new(options.ssh_rate);
     let ask = |_: usize, worker: &DeployedWorker| {
-        let way = Way::to(worker, &cluster, options.via_ssh, options.new_host_keys)?;
-        way.reach(&wire, Role::Status, options.timeout).map(net::status_of)
+        guarded(|| {
+            let way = Way::to(worker, &cluster, options.via_ssh, options.new_host_keys)?;
+            if way.is_ssh() {
+                turns.take();
+            }
+            way.open()?.greet(&wire, Role::Status, options.timeout).map(net::status_of)
+        })
     };
-    let answers = fanout::each(&cluster.workers, PARALLEL, None, ask, |_| {})?;
+    let mut tally = Tally::new(console, "status", cluster.workers.len(), "workers");
+    let answers = fanout::each(&cluster.workers, PARALLEL, None, ask, |done| tally.update(done, ""));
+    tally.finish();
+    let answers = answers?;
     let silent = answers.iter().filter(|answer| answer.is_err()).count();
     let text = render(&cluster, &answers);
     output::print(text.as_bytes())?;

@@ -14,6 +14,9 @@ use crate::wire::message::{Role, Welcome};
 /// How long each step of a login may take.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long a host may take to say that it is still there.
+const TEND_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Where a worker is, and how to get there.
 #[derive(Clone)]
 pub struct Way {
@@ -56,17 +59,45 @@ impl Way {
         self.ssh.is_some()
     }
 
+    /// Logs in, if that is the way; of the worker nothing is heard yet. It may take as long as hosts, jump hosts and
+    /// people that are asked for passwords do.
+    ///
+    /// # Errors
+    /// If the host does not let us in.
+    pub fn open(&self) -> anyhow::Result<OpenWay> {
+        let login = |(target, options): &(Target, SshOptions)| Session::connect(target, options);
+        let session = self.ssh.as_ref().map(login).transpose().map_err(anyhow::Error::new)?;
+        Ok(OpenWay { address: self.address, proves: self.proves.clone(), session })
+    }
+}
+
+/// A way on which nothing but the worker is left to wait for.
+pub struct OpenWay {
+    address: SocketAddr,
+    proves: String,
+    session: Option<Session>,
+}
+
+impl OpenWay {
+    /// Keeps it open, where it is not used at once; to be called every few seconds.
+    ///
+    /// # Errors
+    /// If it has broken.
+    pub fn tend(&mut self) -> anyhow::Result<()> {
+        match &mut self.session {
+            Some(session) => session.tend(TEND_TIMEOUT),
+            None => Ok(()),
+        }
+    }
+
     /// Goes there and greets the worker.
     ///
     /// # Errors
     /// If it is not there, or refuses.
-    pub fn reach(&self, wire: &Wire, role: Role, timeout: Duration) -> anyhow::Result<(Connection, Welcome)> {
-        match &self.ssh {
+    pub fn greet(self, wire: &Wire, role: Role, timeout: Duration) -> anyhow::Result<(Connection, Welcome)> {
+        match self.session {
             None => net::reach(self.address, wire, &self.proves, role, timeout),
-            Some((target, options)) => {
-                let session = Session::connect(target, options).map_err(anyhow::Error::new)?;
-                through(session, self.address, wire, &self.proves, role, timeout)
-            }
+            Some(session) => through(session, self.address, wire, &self.proves, role, timeout),
         }
     }
 }

@@ -231,7 +231,8 @@ fn every_flag_of_every_command_is_taken() {
         "mapreduce run a b - --hosts h.toml --servers 4 --tokens whitespace --ignore-case --top 10 -o out.csv",
         "mapreduce run a --workers h1:1,[::1]:2 --format json --split-size 4MiB --report r.json --worker-timeout 5s",
         "mapreduce run a --local --threads 2",
-        "mapreduce status --hosts h.toml --timeout 2s",
+        "mapreduce run a --via-ssh --ssh-rate 5/min --accept-new-host-keys ask",
+        "mapreduce status --hosts h.toml --timeout 2s --via-ssh --ssh-rate 5/min",
         "mapreduce stop --hosts h.toml --timeout 2s --parallel 2 --ssh-rate 5/min",
         "mapreduce completions zsh",
     ] {

@@ -101,6 +101,7 @@ impl Case<'_> {
             identity: None,
             plaintext: false,
             via_ssh: false,
+            ssh_rate: None,
             new_host_keys: Default::default(),
         };
         let console = Console { quiet: true, verbose: false, fancy: false };

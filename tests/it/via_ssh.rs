@@ -177,6 +177,40 @@ fn ssh_can_be_asked_for_where_it_is_not_needed() {
     });
 }
 
+/// Has the record say that SSH is the way to these workers.
+fn put_behind_ssh(lab: &Lab, workers: &[usize]) {
+    let file = lab.client_dir().join(".mapreduce/hosts.toml.json");
+    let record = fs::read(&file).expect("it is deployed");
+    let mut record: serde_json::Value = serde_json::from_slice(&record).expect("it is JSON");
+    for worker in workers {
+        record["workers"][worker]["via_ssh"] = true.into();
+    }
+    fs::write(&file, record.to_string()).expect("it is writable");
+}
+
+/// Logins are spaced out on request; the other workers need none, and wait with their greeting, so that none of them
+/// has been kept waiting for a job when the last login is made.
+#[test]
+fn logins_are_spaced_out_on_request() {
+    with_deadline(LIMIT, || {
+        let lab = deployed(3);
+        put_behind_ssh(&lab, &[0, 2]);
+        let before = logins(&lab);
+        fs::write(lab.client_dir().join("text"), workers::text()).expect("it is writable");
+        let done = lab.mapreduce(&["run", "text", "--ssh-rate", "1/7s"]).expect_code(0);
+        assert!(done.elapsed >= Duration::from_secs(7), "{:?}", done.elapsed);
+        let expected = reference::word_count(&[&workers::text()], Tokens::Word, false);
+        assert!(done.stdout_bytes == expected, "{}", done.stderr);
+        assert!(!done.stderr.contains("left out") && !done.stderr.contains(" lost in "), "{}", done.stderr);
+        let done = lab.mapreduce(&["status", "--ssh-rate", "1/3s"]).expect_code(0);
+        assert!(done.elapsed >= Duration::from_secs(3), "{:?}", done.elapsed);
+        assert_eq!(done.stdout.matches(" up ").count(), 3, "{}", done.stdout);
+        assert_eq!(logins(&lab), [before[0] + 2, before[1], before[2] + 2]);
+        lab.stop().expect_code(0);
+        lab.assert_nothing_left();
+    });
+}
+
 #[test]
 fn worker_that_dies_behind_ssh_is_lost_and_the_others_finish() {
     with_deadline(LIMIT, || {

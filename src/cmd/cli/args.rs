@@ -239,6 +239,9 @@ pub struct Run<P: Args> {
     pub via_ssh: bool,
 
     #[command(flatten)]
+    pub ssh_rate: SshRate,
+
+    #[command(flatten)]
     pub host_keys: HostKeys,
 
     /// Use this machine only, even where workers are deployed
@@ -282,6 +285,9 @@ pub struct Status {
     /// Reach the workers through SSH, where their ports are not reachable from here
     #[arg(long)]
     pub via_ssh: bool,
+
+    #[command(flatten)]
+    pub ssh_rate: SshRate,
 
     #[command(flatten)]
     pub host_keys: HostKeys,

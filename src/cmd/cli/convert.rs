@@ -146,6 +146,7 @@ fn run<P: clap::Args>(args: Run<P>, terminal: bool) -> (RunOptions, P) {
         identity: args.identity,
         plaintext: args.plaintext.insecure_plaintext,
         via_ssh: args.via_ssh,
+        ssh_rate: args.ssh_rate.ssh_rate,
         new_host_keys: args.host_keys.accept_new_host_keys.into(),
     };
     (options, args.params)
@@ -175,6 +176,7 @@ fn status(args: Status) -> StatusOptions {
         hosts: args.hosts.hosts,
         timeout: args.timeout,
         via_ssh: args.via_ssh,
+        ssh_rate: args.ssh_rate.ssh_rate,
         new_host_keys: args.host_keys.accept_new_host_keys.into(),
     }
 }

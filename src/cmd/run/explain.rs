@@ -155,6 +155,7 @@ mod tests {
             identity: None,
             plaintext: false,
             via_ssh: false,
+            ssh_rate: None,
             new_host_keys: Default::default(),
         };
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();

@@ -1,16 +1,17 @@
 //! Pool: the workers that a run may use: chosen, reached, linked.
 
+use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
-use crossbeam_channel::unbounded;
 
 use crate::edge::cluster::{Cluster, DeployedWorker, Protection};
 use crate::edge::identity::{SHARED_WORKER_NAME, SharedIdentity};
 use crate::edge::input::Input;
 use crate::edge::net::{self, Wire};
+use crate::edge::tally::Tally;
 use crate::edge::tls::Tls;
 use crate::edge::{machine, table};
 use crate::job::{Job, Value};
@@ -20,8 +21,9 @@ use crate::runtime::client::Mailbox;
 use crate::runtime::link::{Connection, Link, Partner, connect_link};
 use crate::wire::message::{Role, Welcome};
 
+use super::reach::{Call, ask_all};
 use super::{CommandError, Console, RunOptions, Workers};
-use crate::cmd::way::Way;
+use crate::cmd::way::{OpenWay, Way};
 
 /// The workers that there are to choose from.
 pub(super) struct Pool {
@@ -146,9 +148,8 @@ impl Pool {
         options: &RunOptions,
         console: &Console,
     ) -> Result<(Vec<Reached>, usize), CommandError> {
-        let timeout = options.worker_timeout.min(REACH_TIMEOUT);
         let total = self.workers.len();
-        let answers = self.ask_all::<J>(timeout, options.servers.unwrap_or(total))?;
+        let answers = self.ask_all::<J>(options, options.servers.unwrap_or(total), console)?;
         let mut reached = Vec::new();
         let mut silent = Vec::new();
         for (worker, answer) in self.workers.into_iter().zip(answers) {
@@ -173,38 +174,63 @@ impl Pool {
         Ok((reached, spares))
     }
 
-    /// Greets all at once. Nobody is waited for once `enough` have answered, so that a worker that is frozen does not
-    /// hold up a run on the others; `None` for one that was not waited for.
-    fn ask_all<J: Job>(&self, timeout: Duration, enough: usize) -> anyhow::Result<Vec<Option<Answer>>> {
-        let (sender, receiver) = unbounded();
-        for (index, worker) in self.workers.iter().enumerate() {
-            let Candidate { name, way } = worker;
-            let (sender, wire, way) = (sender.clone(), self.wire.clone(), way.clone());
-            let ask = move || {
-                let answer = way.reach(&wire, Role::Client, timeout).and_then(knows::<J>);
-                // Nobody listens any more once enough have answered; the connection ends then.
-                let _ = sender.send((index, answer));
-            };
-            std::thread::Builder::new()
-                .name(format!("mr:reach:{name}"))
-                .spawn(ask)
-                .with_context(|| format!("{name}: cannot start a thread"))?;
-        }
-        drop(sender);
-        let mut answers: Vec<Option<Answer>> = self.workers.iter().map(|_| None).collect();
-        let (mut reached, mut until) = (0, None);
-        loop {
-            let heard = match until {
-                None => receiver.recv().ok(),
-                Some(until) => receiver.recv_deadline(until).ok(),
-            };
-            let Some((index, answer)) = heard else { return Ok(answers) };
-            reached += usize::from(answer.is_ok());
-            answers[index] = Some(answer);
-            if reached >= enough && until.is_none() {
-                until = Some(Instant::now() + REACH_GRACE);
-            }
-        }
+    /// Opens the ways to all, then greets them at once; `None` for one that was not waited for, since `enough` others
+    /// have answered.
+    fn ask_all<J: Job>(
+        &self,
+        options: &RunOptions,
+        enough: usize,
+        console: &Console,
+    ) -> anyhow::Result<Vec<Option<Answer>>> {
+        let timeout = options.worker_timeout.min(GREETING_TIMEOUT);
+        let call = |worker: &Candidate| WorkerCall {
+            name: worker.name.clone(),
+            way: worker.way.clone(),
+            wire: self.wire.clone(),
+            timeout,
+            job: PhantomData::<J>,
+        };
+        let through_ssh = self.workers.iter().filter(|worker| worker.way.is_ssh()).count();
+        let mut tally = (through_ssh > 0).then(|| Tally::new(console, "log in", through_ssh, "hosts"));
+        let calls = self.workers.iter().map(call).collect();
+        let watch = |logins| tally.iter_mut().for_each(|tally| tally.update(logins, ""));
+        let answers = ask_all(calls, options.ssh_rate, enough, watch);
+        tally.into_iter().for_each(Tally::finish);
+        answers
+    }
+}
+
+/// What is done about one worker.
+struct WorkerCall<J> {
+    name: String,
+    way: Way,
+    wire: Wire,
+    timeout: Duration,
+    job: PhantomData<J>,
+}
+
+impl<J: Job> Call for WorkerCall<J> {
+    type Open = OpenWay;
+    type Answer = (Connection, Welcome);
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn logs_in(&self) -> bool {
+        self.way.is_ssh()
+    }
+
+    fn open(&self) -> anyhow::Result<OpenWay> {
+        self.way.open()
+    }
+
+    fn tend(&self, way: &mut OpenWay) -> anyhow::Result<()> {
+        way.tend()
+    }
+
+    fn greet(&self, way: OpenWay) -> Answer {
+        way.greet(&self.wire, Role::Client, self.timeout).and_then(knows::<J>)
     }
 }
 
@@ -214,13 +240,9 @@ const PLAINTEXT_WARNING: &str =
 /// What came of greeting a worker.
 type Answer = anyhow::Result<(Connection, Welcome)>;
 
-/// How long a worker may take to be reached, and then to answer. A worker that was greeted waits longer than both for
-/// its job (`runtime::serve`).
-const REACH_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long the others may still take when enough workers have answered: the first of the hosts file go before those
-/// that merely were quicker.
-const REACH_GRACE: Duration = Duration::from_millis(300);
+/// How long a worker may take to be connected to, and then to answer. All are greeted at once, when nothing but that is
+/// left to be done, for one that was greeted waits no longer than a minute for its job (`runtime::serve::job`).
+const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// By how much a connection outlasts the coordinator's patience with its worker.
 const DEADLINE_MARGIN: Duration = Duration::from_secs(5);

@@ -143,6 +143,24 @@ impl Session {
         upload::upload(&mut self.connection, file)
     }
 
+    /// Shows the host that we are still there, and answers what it has asked meanwhile: for a session that waits, since
+    /// some hosts end one that does not (`ClientAliveInterval`, sshd_config(5)).
+    ///
+    /// # Errors
+    /// If the session has broken, or the host has not answered within `timeout`.
+    pub fn tend(&mut self, timeout: Duration) -> anyhow::Result<()> {
+        let deadline = Deadline::within(timeout);
+        let connection = &mut self.connection;
+        // Whether the host wants to open the channel is of no matter: what counts is that it says so.
+        let tended = connection
+            .call(&deadline, |session| session.channel_session())
+            .and_then(|mut channel| connection.call(&deadline, |_| channel.close()));
+        match tended {
+            Err(error) if error.is_disconnect() => Err(error).context("the session has ended meanwhile"),
+            _ => Ok(()),
+        }
+    }
+
     /// Turns the session into a way to `port` of `host`, which is looked up and connected to by the host of the
     /// session; returns a socket to read from and write to, as if it were connected there.
     ///

@@ -83,6 +83,7 @@ impl Pump {
     fn carry(&mut self) -> Result<(), Closed> {
         loop {
             let moved = self.pull_host()? | self.push_near() | self.pull_near() | self.push_host()?;
+            self.link.look_at_clock(self.deaf)?;
             if self.is_over()? {
                 return Ok(());
             }
@@ -212,9 +213,49 @@ impl Link {
         }
         let mut fds = [outside, library, PollFd::from_borrowed_fd(self.far.as_fd(), near)];
         poll_until(&mut fds, None)?;
-        if fds[2].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
+        if has_left(&fds[2]) {
             self.linger = Some(Deadline::within(LINGER));
         }
         Ok(())
+    }
+
+    /// Ends the way if our side has left for long enough. A host that sends without end would never let us wait, so
+    /// that its leaving has to be looked for once it is `deaf`.
+    fn look_at_clock(&mut self, deaf: bool) -> Result<(), Closed> {
+        if deaf && self.linger.is_none() {
+            let mut far = [PollFd::from_borrowed_fd(self.far.as_fd(), PollFlags::empty())];
+            poll_until(&mut far, Some(Duration::ZERO))?;
+            self.linger = has_left(&far[0]).then(|| Deadline::within(LINGER));
+        }
+        if let Some(linger) = &self.linger {
+            linger.left()?;
+        }
+        Ok(())
+    }
+}
+
+/// Tells whether our side neither reads nor writes any more.
+fn has_left(far: &PollFd<'_>) -> bool {
+    far.revents().intersects(PollFlags::HUP | PollFlags::ERR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The clock runs even if there is never a moment to wait in, and not before our side has left in both directions.
+    #[test]
+    fn one_who_has_left_is_given_up_without_waiting() {
+        let (_host, socket) = UnixStream::pair().unwrap();
+        let (near, far) = UnixStream::pair().unwrap();
+        let connection = Connection::new(socket.into()).unwrap();
+        let mut link = Link { connection, far, linger: None };
+        near.shutdown(Shutdown::Read).unwrap();
+        assert!(link.look_at_clock(true).is_ok() && link.linger.is_none());
+        drop(near);
+        assert!(link.look_at_clock(false).is_ok() && link.linger.is_none());
+        assert!(link.look_at_clock(true).is_ok() && link.linger.is_some());
+        std::thread::sleep(LINGER);
+        assert!(link.look_at_clock(true).is_err());
     }
 }

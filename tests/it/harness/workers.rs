@@ -250,6 +250,7 @@ pub fn run_options(workers: &[WorkerProcess], input: &Path, output: &Path) -> Ru
         identity: None,
         plaintext: true,
         via_ssh: false,
+        ssh_rate: None,
         new_host_keys: Default::default(),
     }
 }

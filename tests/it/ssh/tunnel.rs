@@ -177,6 +177,26 @@ fn frozen_host_costs_the_time_out() {
     });
 }
 
+/// A session that waits for others is kept, also by a host that ends those that do not speak.
+#[test]
+fn session_that_is_tended_lives_on() {
+    with_deadline(LIMIT, || {
+        let sshd_config = vec!["ClientAliveInterval 1".into(), "ClientAliveCountMax 2".into()];
+        let lab = Lab::with(LabOptions { hosts: 1, sshd_config, ..LabOptions::default() });
+        let (mut tended, mut left_alone) = (logged_in(&lab, 0), logged_in(&lab, 0));
+        for _ in 0..12 {
+            thread::sleep(Duration::from_millis(500));
+            tended.tend(TIMEOUT).unwrap();
+        }
+        let (address, server) = serve(echo);
+        let end = tended.tunnel(&address.ip().to_string(), address.port(), TIMEOUT).unwrap();
+        assert_eq!(exchange(end.into(), b"still there"), b"still there");
+        server.join().unwrap();
+        let error = left_alone.tend(TIMEOUT).unwrap_err();
+        assert!(format!("{error:#}").starts_with("the session has ended meanwhile: "), "{error:#}");
+    });
+}
+
 /// Tells how many threads of this process carry for `host`.
 fn pumps(host: &str) -> usize {
     // The kernel keeps fifteen bytes of a name, so that the addresses differ in the first.
@@ -250,6 +270,30 @@ fn thread_ends_with_our_end_even_if_the_host_is_frozen() {
         let _served = listener.accept().unwrap();
         drop(end);
         assert_no_pump_left("127.8.0.1");
+    });
+}
+
+/// Whatever our side did last: read some of it, write what the server does not take, or nothing.
+#[test]
+fn thread_ends_with_our_end_even_if_the_host_sends_for_ever() {
+    with_deadline(LIMIT, || {
+        let lab = Lab::start(1);
+        for stuffed in [false, true] {
+            let listener = TcpListener::bind("127.6.0.1:0").unwrap();
+            let mut end = tunnel(&lab, 0, listener.local_addr().unwrap());
+            let mut served = listener.accept().unwrap().0;
+            let sending = thread::spawn(move || while served.write_all(&[1; 64 << 10]).is_ok() {});
+            end.read_exact(&mut [0; MIB]).unwrap();
+            if stuffed {
+                end.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+                while end.write_all(&[0; MIB]).is_ok() {}
+            }
+            drop(end);
+            let left = Instant::now();
+            assert_no_pump_left("127.6.0.1");
+            sending.join().unwrap();
+            eprintln!("stuffed {stuffed}: ended after {:?}", left.elapsed());
+        }
     });
 }
 
