@@ -23,6 +23,7 @@ use crate::wire::message::{Role, Welcome};
 
 use super::reach::{Call, ask_all};
 use super::{CommandError, Console, RunOptions, Workers};
+use crate::cmd::cli::PLAINTEXT_WARNING;
 use crate::cmd::way::{OpenWay, Way};
 
 /// The workers that there are to choose from.
@@ -102,7 +103,7 @@ impl Pool {
             }
             (None, far) => {
                 if far.is_some() {
-                    console.warn(PLAINTEXT_WARNING);
+                    console.alarm(PLAINTEXT_WARNING);
                 }
                 Wire::by_hand()
             }
@@ -115,7 +116,7 @@ impl Pool {
         match (&cluster.protection, options.plaintext) {
             // That it is gone is said when it is asked how to speak with it.
             (Protection::Encrypted(_), false) | (Protection::Gone, _) => {}
-            (Protection::Plaintext, true) => console.warn(PLAINTEXT_WARNING),
+            (Protection::Plaintext, true) => console.alarm(PLAINTEXT_WARNING),
             (Protection::Encrypted(_), true) => {
                 let cause = anyhow!("the cluster was deployed with encryption");
                 return Err(CommandError::usage(cause)
@@ -233,9 +234,6 @@ impl<J: Job> Call for WorkerCall<J> {
         way.greet(&self.wire, Role::Client, self.timeout).and_then(knows::<J>)
     }
 }
-
-const PLAINTEXT_WARNING: &str =
-    "no encryption: who sees the network reads the input, and can change the result";
 
 /// What came of greeting a worker.
 type Answer = anyhow::Result<(Connection, Welcome)>;
