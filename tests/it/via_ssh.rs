@@ -245,7 +245,8 @@ fn session_that_is_silent_is_a_lost_worker_and_the_others_finish() {
     with_deadline(LIMIT, || {
         let mut lab = deployed(3);
         let said = with_fault(&mut lab, None, &["--via-ssh"], |lab| lab.hosts[2].freeze());
-        assert!(said.contains("tp-test-03 lost in map"), "{said}");
+        // In which phase, that is chance: backups may have ended the map phase before it is missed.
+        assert!(said.contains("tp-test-03 lost in "), "{said}");
         lab.hosts[2].thaw();
         lab.stop().expect_code(0);
         lab.assert_nothing_left();
