@@ -1,7 +1,7 @@
 //! Reach: opens the ways to all workers, then greets all at once.
 //!
-//! A worker that was greeted waits for its job, but not for long; a login may take any time, where a user is asked for a
-//! passphrase, a jump host lets in some at a time, or `--ssh-rate` does. So nobody is greeted before the last way is
+//! A worker that was greeted waits for its job, but not for long; a login may take any time, where a user is asked for
+//! a passphrase, a jump host lets in some at a time, or `--ssh-rate` does. So nobody is greeted before the last way is
 //! open.
 
 use std::convert::Infallible;
