@@ -194,7 +194,13 @@ impl Pool {
         let through_ssh = self.workers.iter().filter(|worker| worker.way.is_ssh()).count();
         let mut tally = (through_ssh > 0).then(|| Tally::new(console, "log in", through_ssh, "hosts"));
         let calls = self.workers.iter().map(call).collect();
-        let watch = |logins| tally.iter_mut().for_each(|tally| tally.update(logins, ""));
+        let mut told = 0;
+        let watch = |logins| {
+            if let Some(tally) = tally.as_mut().filter(|_| logins > told) {
+                told = logins;
+                tally.update(logins, "");
+            }
+        };
         let answers = ask_all(calls, options.ssh_rate, enough, watch);
         tally.into_iter().for_each(Tally::finish);
         answers
