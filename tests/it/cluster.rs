@@ -242,7 +242,7 @@ fn dead_worker_is_left_out_unless_it_is_needed() {
         drop(other);
         let (bind, port) = (address.ip().to_string(), address.port().to_string());
         let foreign = Served::start(lab.invocation(&["serve", "--bind", &bind, "--port", &port]));
-        needed("it is no worker of this cluster, or one without encryption");
+        needed("it is no worker of this cluster, one without encryption");
         let status = lab.mapreduce(&["status"]).expect_code(1);
         assert_says(&status, &["1 of 3 workers do not answer"]);
 

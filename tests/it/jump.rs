@@ -73,13 +73,14 @@ fn worker_killed_behind_a_jump_host_and_its_files_are_cleaned() {
         let mut lab = Lab::with(LabOptions { hosts: 2, ssh_config, ..LabOptions::default() });
         fs::write(lab.client_dir().join("hosts.toml"), "[[host]]\nname = \"tp-test-02\"\n").unwrap();
         lab.deploy(&[]).expect_code(0);
+        // A record of what could not be stopped names no workers.
+        let worker = lab.cluster().workers[0].pid;
         // Without the jump host nothing is reached, and nothing forgotten.
         lab.hosts[0].stop();
         let failed = lab.stop().expect_code(1);
         assert_says(&failed, &["tp-test-02: could not connect", "jump host tp-test-01: could not connect"]);
         lab.hosts[0].start();
         lab.hosts[0].await_ready();
-        let worker = lab.cluster().workers[0].pid;
         crate::harness::processes::signal(worker, rustix::process::Signal::KILL);
         assert_says(&lab.stop().expect_code(0), &["1 of 1 host clean"]);
         lab.assert_nothing_left();

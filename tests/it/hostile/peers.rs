@@ -1,5 +1,7 @@
 //! Peers: workers of the cluster that send what is not theirs, or not as it should be.
 
+use std::time::Duration;
+
 use std::io::Read;
 
 use mapreduce::edge::identity::SHARED_WORKER_NAME;
@@ -60,15 +62,38 @@ fn who_sends_for_somebody_else_is_refused() {
 
 fn stale_streams_on(stage: &Stage) {
     stage.withstands("streams that are stale or unknown", || {
-        let (client, job) = job(stage);
+        let begin = Begin { timeout_ms: 2_000, ..begin() };
+        let job = begin.job;
+        let mut client = Member::with_job(stage, begin);
         for unknown in [JobId(0), JobId(job.0 + 1_000_000), JobId(u64::MAX)] {
             assert_refused(peer(stage, unknown, EPOCH, 1), "not running here");
         }
         assert_refused(peer(stage, job, Epoch(0), 1), "its epoch is over");
+        // Whoever comes before the order waits for it, as long as for any word.
+        let never_ordered = |client: &mut Member, epoch| {
+            std::thread::scope(|scope| {
+                let waiting =
+                    scope.spawn(|| assert_refused(peer(stage, job, epoch, 0), "nobody has ordered"));
+                while !waiting.is_finished() {
+                    client.order(&ToWorker::Beat);
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                waiting.join().expect("it is refused");
+            });
+        };
+        never_ordered(&mut client, EPOCH);
+        let addresses = stage.addresses();
+        let order = |epoch| match shuffle(&[(0, &addresses[0]), (1, &addresses[1])], &[0, 0]) {
+            ToWorker::Shuffle { routes, .. } => ToWorker::Shuffle { epoch, routes },
+            other => other,
+        };
+        client.order(&order(EPOCH));
         let first = peer(stage, job, EPOCH, 1).expect("the first of its source");
         assert_refused(peer(stage, job, EPOCH, 1), "has sent one already");
+        client.order(&order(Epoch(5)));
         let newer = peer(stage, job, Epoch(5), 1).expect("a newer epoch");
         assert_refused(peer(stage, job, EPOCH, 0), "its epoch is over");
+        never_ordered(&mut client, Epoch(u32::MAX));
         drop((first, newer, client));
         // The job has ended: its streams are unknown, too.
         crate::harness::wait_until(LIMIT, "the job to end", || {
@@ -117,13 +142,16 @@ fn with_stream(stage: &Stage, send: impl FnOnce(&mut Member)) -> (Member, Member
     let names = vec![SHARED_WORKER_NAME.to_owned(); 2];
     let begin = Begin { members: names, timeout_ms: 10_000, ..begin() };
     let job = begin.job;
-    let other = Member::with_job_on(stage, 1, Begin { worker: WorkerId(1), ..begin.clone() });
+    let mut other = Member::with_job_on(stage, 1, Begin { worker: WorkerId(1), ..begin.clone() });
     let mut client = Member::with_job(stage, begin);
     client.text(1, "one two three");
     assert!(matches!(client.hear(), Some(FromWorker::Mapped { .. })));
     let addresses = stage.addresses();
-    client.order(&shuffle(&[(0, &addresses[0]), (1, &addresses[1])], &[0, 0]));
+    let routes = shuffle(&[(0, &addresses[0]), (1, &addresses[1])], &[0, 0]);
+    client.order(&routes);
     let mut peer = peer(stage, job, EPOCH, 1).expect("its stream is awaited");
+    // Its own stream comes too late; that of the first is awaited there from now on.
+    other.order(&routes);
     send(&mut peer);
     (client, other)
 }
@@ -139,7 +167,7 @@ fn broken_streams_on(stage: &Stage) {
     stage.withstands(&format!("{} broken streams", streams.len() + 9), || {
         for (name, kind, payload, against) in &streams {
             let heard = heard_of(stage, |peer| {
-                peer.frame(Kind::Batch, &batch(0, Packing::Plain, 0, b""));
+                peer.frame(Kind::Batch, &batch(0, Packing::Plain, 3, b"\x01a\x01"));
                 peer.frame(*kind, payload);
             });
             assert!(heard.contains(against), "{name}: {heard:?}");
