@@ -1,8 +1,7 @@
 //! Peers: workers of the cluster that send what is not theirs, or not as it should be.
 
-use std::time::Duration;
-
 use std::io::Read;
+use std::time::Duration;
 
 use mapreduce::edge::identity::SHARED_WORKER_NAME;
 use mapreduce::logic::ids::{Epoch, JobId, WorkerId};
