@@ -24,10 +24,11 @@ use session::{Progress, Records, Session, is_whole_record};
 use super::net::Socket;
 
 /// Bytes that are taken from the socket at once. Before the handshake is done, far fewer are.
-const READ_BYTES: usize = 128 << 10;
+const READ_BYTES: usize = 256 << 10;
 
-/// Bytes of text that become records at once: what is written to the socket in one go stays in the processor's cache.
-const WRITE_BYTES: usize = 64 << 10;
+/// Bytes of text that become records at once: with fewer there are more system calls, and what there is stays in the
+/// cache of a core.
+const WRITE_BYTES: usize = 256 << 10;
 
 /// Slices of one write that are looked at; the others wait for the next. A frame has four.
 const MAX_PARTS: usize = 4;
