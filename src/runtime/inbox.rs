@@ -46,7 +46,7 @@ impl Inbox {
     }
 
     /// Expects streams of `epoch`, and no more of older ones: those end.
-    pub(crate) fn expect(&self, epoch: Epoch) {
+    pub(crate) fn begin_epoch(&self, epoch: Epoch) {
         let mut streams = self.streams();
         streams.newest = streams.newest.max(epoch);
         let newest = streams.newest;

@@ -83,23 +83,28 @@ fn both_ends_prove_their_names_and_what_is_written_is_read() {
     assert_eq!(&text, b"there");
 }
 
+/// A connection on whose way from the first end to the second all that follows the first message comes in one piece.
+fn rest_in_one_piece() -> [Socket; 2] {
+    let ([near, mut passing], [mut passed, far]) = (pair(), pair());
+    let (mut back, mut forth) = (passed.clone(), passing.clone());
+    std::thread::spawn(move || _ = io::copy(&mut back, &mut forth));
+    std::thread::spawn(move || {
+        let mut bytes = vec![0; 1 << 16];
+        let hello = passing.read(&mut bytes).expect("a hello");
+        passed.write_all(&bytes[..hello]).expect("it is open");
+        std::thread::sleep(Duration::from_millis(500));
+        let rest = passing.read(&mut bytes).expect("the rest");
+        passed.write_all(&bytes[..rest]).expect("it is open");
+    });
+    [near, far]
+}
+
 /// Whoever connects may speak as soon as its own part of the handshake is done.
 #[test]
 fn what_comes_with_the_end_of_the_handshake_is_not_lost() {
     let parties = Parties::new();
-    let ([near, mut passing], [mut passed, far]) = (pair(), pair());
+    let [near, far] = rest_in_one_piece();
     std::thread::scope(|scope| {
-        let (mut back, mut forth) = (passed.clone(), passing.clone());
-        scope.spawn(move || _ = io::copy(&mut back, &mut forth));
-        scope.spawn(move || {
-            let mut bytes = vec![0; 1 << 16];
-            let hello = passing.read(&mut bytes).expect("a hello");
-            passed.write_all(&bytes[..hello]).expect("it is open");
-            // The rest in one piece.
-            std::thread::sleep(Duration::from_millis(300));
-            let rest = passing.read(&mut bytes).expect("the rest");
-            passed.write_all(&bytes[..rest]).expect("it is open");
-        });
         scope.spawn(|| {
             let mut near = parties.client.connect(&near, "worker-0.mapreduce", LIMIT).expect("both are ours");
             near.writer.write_all(b"hello").expect("it is open");
@@ -114,19 +119,24 @@ fn what_comes_with_the_end_of_the_handshake_is_not_lost() {
 
 /// Seals a part of a message of the handshake, as the next record of the client at `near`.
 fn part_of_a_message(near: Shaken) -> Vec<u8> {
-    use ring::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+    use ring::aead::{AES_128_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+    use rustls::ConnectionTrafficSecrets::{Aes128Gcm, Chacha20Poly1305};
     let Shaken { reader, writer, .. } = near;
     drop(reader);
     let Ok(shared) = Arc::try_unwrap(writer.shared) else { panic!("there is one end left") };
     let Session::Client(session) = shared.into_inner().expect("no panic").session else { panic!("a client") };
     let (number, secrets) = session.dangerous_into_kernel_connection().expect("as configured").0.tx;
-    let rustls::ConnectionTrafficSecrets::Aes128Gcm { key, iv } = secrets else { panic!("the first choice") };
+    let (algorithm, key, iv) = match secrets {
+        Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
+        Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
+        _ => panic!("neither is a first choice"),
+    };
     let mut nonce: [u8; 12] = iv.as_ref().try_into().expect("RFC 8446, section 5.3");
     nonce[4..].iter_mut().zip(number.to_be_bytes()).for_each(|(byte, of)| *byte ^= of);
     // Two bytes of a key update, and the type of the record.
     let mut inner = vec![24, 0, 22];
     let header = [23, 3, 3, 0, (inner.len() + 16) as u8];
-    let key = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, key.as_ref()).expect("a key"));
+    let key = LessSafeKey::new(UnboundKey::new(algorithm, key.as_ref()).expect("a key"));
     let nonce = Nonce::assume_unique_for_key(nonce);
     key.seal_in_place_append_tag(nonce, Aad::from(header), &mut inner).expect("there is room");
     [&header[..], &inner].concat()
@@ -145,18 +155,8 @@ fn a_message_of_the_handshake_in_pieces_ends_the_connection_wherever_it_comes() 
     assert!(refused.to_string().contains("in pieces"), "{refused}");
     assert_eq!(far.writer.write(b"more").expect_err("it is over").kind(), ErrorKind::BrokenPipe);
     // With the end of the handshake.
-    let ([near, mut passing], [mut passed, far]) = (pair(), pair());
+    let [near, far] = rest_in_one_piece();
     std::thread::scope(|scope| {
-        let (mut back, mut forth) = (passed.clone(), passing.clone());
-        scope.spawn(move || _ = io::copy(&mut back, &mut forth));
-        scope.spawn(move || {
-            let mut bytes = vec![0; 1 << 16];
-            let hello = passing.read(&mut bytes).expect("a hello");
-            passed.write_all(&bytes[..hello]).expect("it is open");
-            std::thread::sleep(Duration::from_millis(500));
-            let rest = passing.read(&mut bytes).expect("the rest");
-            passed.write_all(&bytes[..rest]).expect("it is open");
-        });
         scope.spawn(|| {
             let shaken = parties.client.connect(&near, "worker-0.mapreduce", LIMIT).expect("both are ours");
             near.clone().write_all(&part_of_a_message(shaken)).expect("it is open");

@@ -216,7 +216,7 @@ fn read_orders<V: Value>(
                     Some(Input::Shuffle { epoch, routes }) => {
                         let told = inputs.send(Input::Shuffle { epoch, routes });
                         // Not before the loop knows: what comes of a stream is to find it shuffling.
-                        inbox.expect(epoch);
+                        inbox.begin_epoch(epoch);
                         match told {
                             Ok(()) => continue,
                             Err(_) => return Err(ENDED.to_owned().into()),
