@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use mapreduce::logic::tokenize::{Tokenizer, Tokens};
-use mapreduce::{Emit, Job};
+use mapreduce::{Emit, Job, Records};
 
 fn main() -> ExitCode {
     mapreduce::main::<Bigrams>()
@@ -34,12 +34,12 @@ impl Job for Bigrams {
         Ok(Self { tokenizer: Tokenizer::new(Tokens::Word, params.ignore_case) })
     }
 
-    // No pair crosses the end of a line, so splits may end there, as they do unless `is_boundary` says otherwise.
-    fn map(&self, split: &[u8], emit: &mut impl Emit<u64>) {
+    // No pair crosses the end of a line, so splits may end there, as they do unless `cut` says otherwise.
+    fn map(&self, records: Records<'_>, emit: &mut impl Emit<u64>) -> Result<(), String> {
         let mut pair = Vec::new();
-        for line in split.split(|&byte| byte == b'\n') {
+        for line in records.lines() {
             pair.clear();
-            self.tokenizer.for_each(line, |word| {
+            self.tokenizer.for_each(line.text, |word| {
                 let is_first = pair.is_empty();
                 if !is_first {
                     pair.push(b' ');
@@ -52,6 +52,7 @@ impl Job for Bigrams {
                 }
             });
         }
+        Ok(())
     }
 
     fn combine(&self, into: &mut u64, other: u64) {

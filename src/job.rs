@@ -3,10 +3,18 @@
 //! Source: Dean & Ghemawat, "MapReduce" (OSDI 2004), sections 2 and 4.3; the combiner as a commutative monoid
 //! follows Talbot et al., "Phoenix++" (2011).
 
+mod catalog;
+mod records;
+mod value;
+
 use std::cmp::Ordering;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+pub use catalog::{Jobs, Listed, Visitor};
+pub use records::{AsciiSet, Cut, Line, Lines, Records};
+pub use value::{Column, Value};
 
 /// A MapReduce job: pairs are mapped from splits and folded by key with a commutative, associative `combine`.
 ///
@@ -22,6 +30,15 @@ pub trait Job: Sized + Send + Sync + 'static {
     /// Names of the two columns of the result, as CSV headers and JSON fields.
     const COLUMNS: [&'static str; 2];
 
+    /// A flag among the parameters that picks this job where no other is named, without its dashes.
+    const PICKED_BY: Option<&'static str> = None;
+
+    /// Whether the job does what only those may ask for who have proven who they are, such as running programs.
+    const NEEDS_TRUST: bool = false;
+
+    /// Whether what is folded goes through [`Job::reduce`].
+    const REDUCES: bool = false;
+
     /// What the user can set: `run` takes them as flags, and they travel to the workers.
     type Params: clap::Args + Clone + Serialize + DeserializeOwned + Send + Sync + 'static;
 
@@ -34,21 +51,37 @@ pub trait Job: Sized + Send + Sync + 'static {
     /// Says in words what is wrong with the parameters.
     fn new(params: Self::Params) -> Result<Self, String>;
 
-    /// Emits the pairs of one split. A split ends where [`Job::is_boundary`] allows or with its file.
+    /// Emits the pairs of some records, which end where [`Job::cut`] allows or with their file. Must not depend on
+    /// where else they were cut.
     ///
-    /// A panic in here fails the execution and, with it, the job; the worker lives on.
-    fn map(&self, split: &[u8], emit: &mut impl Emit<Self::Value>);
+    /// # Errors
+    /// Says in words why this cannot be done. It fails the execution and, where others cannot do it either, the job; so
+    /// does a panic.
+    fn map(&self, records: Records<'_>, emit: &mut impl Emit<Self::Value>) -> Result<(), String>;
 
     /// Folds `other` into `into`.
     ///
     /// Must be commutative and associative, for the engine folds in whatever order pairs arrive.
     fn combine(&self, into: &mut Self::Value, other: Self::Value);
 
-    /// Tells whether the input may be cut right after `byte`, so that no record crosses the cut.
+    /// Makes the result of what is folded, if [`Job::REDUCES`]: called with keys in the order of their bytes, each
+    /// with all that was emitted under it, but not with all keys. What it emits is the result; pairs of the same key are
+    /// combined.
     ///
-    /// Only ASCII bytes may be boundaries: in UTF-8 they never stand inside a character.
-    fn is_boundary(&self, byte: u8) -> bool {
-        byte == b'\n'
+    /// # Errors
+    /// As [`Job::map`].
+    fn reduce(
+        &self,
+        groups: &mut dyn Iterator<Item = (&[u8], Self::Value)>,
+        emit: &mut dyn FnMut(&[u8], Self::Value),
+    ) -> Result<(), String> {
+        groups.for_each(|(key, value)| emit(key, value));
+        Ok(())
+    }
+
+    /// Says where the input may be cut: between lines, unless overridden.
+    fn cut(&self) -> Cut {
+        Cut::LINES
     }
 
     /// Returns where a pair with this value stands in the result: lower ranks first, and keys in the order of their
@@ -56,6 +89,12 @@ pub trait Job: Sized + Send + Sync + 'static {
     fn rank(&self, value: &Self::Value) -> u64 {
         let _ = value;
         0
+    }
+
+    /// Appends the text form of a key, as all formats show it, to `out`: the key itself, unless overridden.
+    #[inline]
+    fn render_key(&self, key: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(key);
     }
 
     /// Compares two pairs as the result is ordered.
@@ -89,44 +128,3 @@ impl<V, F: FnMut(&[u8], V)> Emit<V> for F {
 
 /// Where a key stands in a text: the index of its first byte, and that of the byte behind its last one.
 pub type Span = [u32; 2];
-
-/// A value that is folded: it has a compact wire form and a text form.
-///
-/// Its `Serialize` is used for JSON output only, never between hosts.
-pub trait Value: Clone + Serialize + Send + Sync + 'static {
-    /// Appends the wire form to `out`; [`Value::decode`] must be able to tell its end.
-    fn encode(&self, out: &mut Vec<u8>);
-
-    /// Takes one value off the front of `bytes`; `None` if they do not hold one, whatever the bytes are.
-    fn decode(bytes: &mut &[u8]) -> Option<Self>;
-
-    /// Appends the text form, as TSV and CSV show it, to `out`.
-    fn render(&self, out: &mut Vec<u8>);
-}
-
-/// A count. On the wire it is a variable-length integer, 7 bits a byte, low bits first (LEB128): most counts of a
-/// text are small.
-impl Value for u64 {
-    fn encode(&self, out: &mut Vec<u8>) {
-        crate::wire::varint::encode(*self, out);
-    }
-
-    fn decode(bytes: &mut &[u8]) -> Option<Self> {
-        crate::wire::varint::decode(bytes)
-    }
-
-    fn render(&self, out: &mut Vec<u8>) {
-        let mut digits = [0u8; 20];
-        let mut at = digits.len();
-        let mut rest = *self;
-        loop {
-            at -= 1;
-            digits[at] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-        }
-        out.extend_from_slice(&digits[at..]);
-    }
-}

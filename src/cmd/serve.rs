@@ -15,7 +15,7 @@ use crate::edge::net::{self, Wire};
 use crate::edge::signals::stop_signal;
 use crate::edge::tls::Tls;
 use crate::edge::{machine, output};
-use crate::job::Job;
+use crate::job::Jobs;
 use crate::runtime::serve::{Log, WorkerOptions};
 
 /// The command, parsed.
@@ -43,13 +43,13 @@ pub struct ServeOptions {
 ///
 /// # Errors
 /// If the port cannot be had.
-pub fn serve<J: Job>(options: &ServeOptions, console: &Console) -> Result<(), CommandError> {
+pub fn serve<S: Jobs>(options: &ServeOptions, console: &Console) -> Result<(), CommandError> {
     match &options.detach {
-        None => in_foreground::<J>(options, console),
+        None => in_foreground::<S>(options, console),
         Some(directory) => {
             let orders = Orders::read(std::io::stdin().lock())?;
             if orders.detached {
-                Ok(detached::<J>(options, directory, orders)?)
+                Ok(detached::<S>(options, directory, orders)?)
             } else {
                 let started = daemon::spawn(directory, orders)?;
                 let mut line = serde_json::to_vec(&started).context("reporting the worker")?;
@@ -60,7 +60,7 @@ pub fn serve<J: Job>(options: &ServeOptions, console: &Console) -> Result<(), Co
     }
 }
 
-fn in_foreground<J: Job>(options: &ServeOptions, console: &Console) -> Result<(), CommandError> {
+fn in_foreground<S: Jobs>(options: &ServeOptions, console: &Console) -> Result<(), CommandError> {
     let wire = wire_by_hand(options, console)?;
     let stop = stop_signal();
     let (listener, address) = listen(options)?;
@@ -72,7 +72,7 @@ fn in_foreground<J: Job>(options: &ServeOptions, console: &Console) -> Result<()
         crate::edge::table::bytes(work.memory),
         options.identity.as_ref().map_or_else(String::new, |file| format!(" --identity {}", file.display())),
     ));
-    serve_until::<J>(listener, wire, work, stop.clone(), log)?;
+    serve_until::<S>(listener, wire, work, stop.clone(), log)?;
     // A worker that ended by itself was idle; one that was told to is interrupted.
     if stop.try_recv() == Err(crossbeam_channel::TryRecvError::Empty) {
         return Ok(());
@@ -97,7 +97,7 @@ fn wire_by_hand(options: &ServeOptions, console: &Console) -> Result<Wire, Comma
     Ok(Wire::by_hand())
 }
 
-fn detached<J: Job>(options: &ServeOptions, directory: &Path, orders: Orders) -> anyhow::Result<()> {
+fn detached<S: Jobs>(options: &ServeOptions, directory: &Path, orders: Orders) -> anyhow::Result<()> {
     // The identity is wiped here, not when the worker ends.
     let wire = match orders.identity {
         Some(identity) => Wire::Encrypted(Tls::new(&identity)?),
@@ -111,7 +111,7 @@ fn detached<J: Job>(options: &ServeOptions, directory: &Path, orders: Orders) ->
     let work = worker_options(options, orders.name, orders.cluster);
     log(&format!("worker of {} listening on {address}: {} threads", work.name, work.threads));
     detached.report(address.port())?;
-    serve_until::<J>(listener, wire, work, stop, log)?;
+    serve_until::<S>(listener, wire, work, stop, log)?;
     detached.remove();
     Ok(())
 }
@@ -135,12 +135,12 @@ fn worker_options(options: &ServeOptions, name: String, cluster: String) -> Work
     }
 }
 
-fn serve_until<J: Job>(
+fn serve_until<S: Jobs>(
     listener: TcpListener,
     wire: Wire,
     options: WorkerOptions,
     stop: Receiver<()>,
     log: Log,
 ) -> anyhow::Result<()> {
-    net::serve::<J>(listener, wire, options, stop, log).context("serving")
+    net::serve::<S>(listener, wire, options, stop, log).context("serving")
 }

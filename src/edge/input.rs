@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail, ensure};
 
+use crate::job::Cut;
 use crate::logic::ids::SplitId;
-use crate::logic::split::{Split, first_cut};
-use crate::runtime::source::{Cutter, SplitSource};
+use crate::logic::split::{Split, lookahead, next_cut};
+use crate::runtime::source::{Cutter, Origin, SplitSource};
 use crate::wire::frame::{MAX_PAYLOAD_BYTES, MAX_RECORD_BYTES};
 
 /// The input of a job.
@@ -159,6 +160,11 @@ impl SplitSource for Input {
         input.check_unchanged()
     }
 
+    fn origin(&self, split: &Split) -> Origin {
+        let name = self.files.get(split.file).map_or("?", |input| input.name.as_str());
+        Origin { name: name.as_bytes().to_vec(), offset: split.offset, ..Origin::default() }
+    }
+
     fn describe(&self, split: &Split) -> String {
         let name = self.files.get(split.file).map_or("?", |input| input.name.as_str());
         format!("{name}, bytes {} to {}", split.offset, split.offset + split.length)
@@ -184,11 +190,11 @@ struct Spooling {
 }
 
 impl Cutter for InputCutter {
-    fn cut(&mut self, target_bytes: u64, is_boundary: &dyn Fn(u8) -> bool) -> anyhow::Result<Option<Split>> {
+    fn cut(&mut self, target_bytes: u64, cut: Cut) -> anyhow::Result<Option<Split>> {
         let target_bytes = target_bytes.clamp(1, MAX_SPLIT_BYTES);
         while let Some(file) = self.input.clone().files.get(self.file) {
             let offset = self.begin(file);
-            let end = self.find_end(file, offset, target_bytes, is_boundary)?;
+            let end = self.find_end(file, offset, target_bytes, cut)?;
             if end > offset {
                 self.at = Some(end);
                 let id = SplitId(self.next);
@@ -221,15 +227,16 @@ impl InputCutter {
         file: &InputFile,
         offset: u64,
         target_bytes: u64,
-        is_boundary: &dyn Fn(u8) -> bool,
+        cut: Cut,
     ) -> anyhow::Result<u64> {
         let wanted = offset + target_bytes;
         let available = self.available(file, wanted)?;
         if available < wanted {
             return Ok(available);
         }
-        // The last byte of the target may be a boundary itself.
+        // The last byte of the target may be one that ends a record.
         let mut from = wanted - 1;
+        let ahead = lookahead(cut) as u64;
         let mut window_bytes = FIRST_WINDOW_BYTES;
         loop {
             let to = self.available(file, from + window_bytes as u64)?;
@@ -240,10 +247,13 @@ impl InputCutter {
             file.file
                 .read_exact_at(&mut self.window, from)
                 .with_context(|| format!("cannot read {} at byte {from}", file.name))?;
-            if let Some(cut) = first_cut(&self.window, 0, is_boundary) {
-                return Ok(from + cut as u64);
+            if let Some(at) = next_cut(cut, &self.window, 1) {
+                return Ok(from + at as u64);
             }
-            from = to;
+            if to < from + window_bytes as u64 {
+                return Ok(to);
+            }
+            from = to - ahead;
             window_bytes = WINDOW_BYTES;
             if from - offset > MAX_RECORD_BYTES as u64 + target_bytes {
                 bail!(
@@ -299,7 +309,7 @@ mod tests {
         let mut cutter = input.cutter();
         let mut parts = Vec::new();
         let mut text = Vec::new();
-        while let Some(split) = cutter.cut(target, &|byte| byte == b'\n').expect("the input is readable") {
+        while let Some(split) = cutter.cut(target, Cut::LINES).expect("the input is readable") {
             assert_eq!(split.id, SplitId(parts.len() as u64));
             input.read(&split, &mut text).expect("the split is readable");
             parts.push(text.clone());
@@ -389,11 +399,14 @@ mod tests {
         sparse.as_file().write_all_at(b"\nend", end).expect("the file system knows sparse files");
         let input = open(&[&sparse]);
         let mut cutter = input.cutter();
-        let first = cutter.cut(1, &|byte| byte == b'\n').expect("readable").expect("a split");
+        let first = cutter.cut(1, Cut::LINES).expect("readable").expect("a split");
         assert_eq!((first.offset, first.length), (0, 6));
-        let error = cutter.cut(1, &|byte| byte == b'\n').expect_err("a record of zeros without end");
+        let error = cutter.cut(1, Cut::LINES).expect_err("a record of zeros without end");
         assert!(error.to_string().contains("record longer than 256 MiB"), "{error}");
-        let zeros = cutter.cut(u64::MAX, &|byte| byte == 0).expect("readable").expect("a split");
+        let zeros = cutter
+            .cut(u64::MAX, Cut::After(crate::job::AsciiSet::of(b"\0")))
+            .expect("readable")
+            .expect("a split");
         assert_eq!((zeros.offset, zeros.length), (6, MAX_SPLIT_BYTES));
     }
 
@@ -401,7 +414,7 @@ mod tests {
     fn a_file_that_changed_is_an_error() {
         let mut changed = file(b"one\ntwo\n");
         let input = open(&[&changed]);
-        let split = input.cutter().cut(4, &|byte| byte == b'\n').expect("readable").expect("a split");
+        let split = input.cutter().cut(4, Cut::LINES).expect("readable").expect("a split");
         changed.write_all(b"three\n").expect("it is writable");
         let error = input.read(&split, &mut Vec::new()).expect_err("the file grew");
         assert!(error.to_string().contains("was changed"), "{error}");

@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow};
 use crossbeam_channel::Receiver;
 use socket2::TcpKeepalive;
 
-use crate::job::Job;
+use crate::job::Jobs;
 use crate::runtime::greet::{GreetError, MeetError, meet};
 use crate::runtime::link::{Connection, Control, Knock, Listen, Network};
 use crate::runtime::serve::{Log, WorkerOptions};
@@ -314,7 +314,7 @@ pub fn status_of((connection, welcome): (Connection, Welcome)) -> WorkerStatus {
 ///
 /// # Errors
 /// If threads cannot be started.
-pub fn serve<J: Job>(
+pub fn serve<S: Jobs>(
     listener: TcpListener,
     wire: Wire,
     options: WorkerOptions,
@@ -322,5 +322,5 @@ pub fn serve<J: Job>(
     log: Log,
 ) -> io::Result<()> {
     let accepting = Arc::new(Accepting { listener, wire: wire.clone() });
-    crate::runtime::serve::serve::<J>(accepting, Arc::new(wire), options, stop, log)
+    crate::runtime::serve::serve::<S>(accepting, Arc::new(wire), options, stop, log)
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::{Emit, Job};
+use crate::job::{AsciiSet, Cut, Emit, Job, Records};
 use crate::logic::tokenize::{Tokenizer, Tokens};
 
 /// Counts the words of a text; most frequent first, then by the bytes of the word.
@@ -49,8 +49,9 @@ impl Job for WordCount {
     }
 
     #[inline]
-    fn map(&self, split: &[u8], emit: &mut impl Emit<u64>) {
-        self.tokenizer.for_each_batch(split, |text, words| emit.spans(text, words, 1));
+    fn map(&self, records: Records<'_>, emit: &mut impl Emit<u64>) -> Result<(), String> {
+        self.tokenizer.for_each_batch(records.bytes(), |text, words| emit.spans(text, words, 1));
+        Ok(())
     }
 
     /// Adds up to the largest count and no further. No text has so many words, but a count may come from a broken
@@ -61,8 +62,8 @@ impl Job for WordCount {
         *into = into.saturating_add(other);
     }
 
-    fn is_boundary(&self, byte: u8) -> bool {
-        self.tokenizer.separates(byte)
+    fn cut(&self) -> Cut {
+        Cut::After(AsciiSet::such(|byte| self.tokenizer.separates(byte)))
     }
 
     fn rank(&self, count: &u64) -> u64 {
@@ -84,9 +85,10 @@ mod tests {
     fn count(job: &WordCount, splits: &[&str]) -> String {
         let mut counts: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
         for split in splits {
-            job.map(split.as_bytes(), &mut |word: &[u8], value| {
+            let mut fold = |word: &[u8], value| {
                 job.combine(counts.entry(word.to_vec()).or_default(), value);
-            });
+            };
+            job.map(split.as_bytes().into(), &mut fold).expect("it cannot fail");
         }
         let mut counts: Vec<_> = counts.into_iter().collect();
         counts.sort_by(|a, b| job.compare((&a.0, &a.1), (&b.0, &b.1)));
@@ -111,16 +113,16 @@ mod tests {
     fn splits_end_where_no_word_can_stand() {
         let words = job(Tokens::Word, false);
         let visible = job(Tokens::Whitespace, false);
+        let ends = |job: &WordCount| match job.cut() {
+            Cut::After(ends) => ends,
+            other => panic!("{other:?}"),
+        };
+        let (words_end, visible_end) = (ends(&words), ends(&visible));
         for byte in 0..=0xff {
-            if words.is_boundary(byte) || visible.is_boundary(byte) {
-                assert!(byte.is_ascii());
-            }
-            assert!(
-                words.is_boundary(byte) || !visible.is_boundary(byte),
-                "white space separates words, too"
-            );
+            let separates = words_end.contains(byte) || !visible_end.contains(byte);
+            assert!(separates, "white space separates words, too");
         }
-        assert!(words.is_boundary(b'-') && !visible.is_boundary(b'-') && !words.is_boundary(b'_'));
+        assert!(words_end.contains(b'-') && !visible_end.contains(b'-') && !words_end.contains(b'_'));
         assert_eq!(count(&words, &["one two-", "two\n", "one"]), count(&words, &["one two-two\none"]));
     }
 

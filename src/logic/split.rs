@@ -4,6 +4,7 @@
 //! its target, unless the text ends first, and never longer than the next boundary makes it.
 
 use super::ids::SplitId;
+use crate::job::Cut;
 
 /// The unit of map work: a byte range of one input file that cuts no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,38 @@ pub struct Split {
 pub fn first_cut(text: &[u8], from: usize, is_boundary: impl Fn(u8) -> bool) -> Option<usize> {
     let tail = text.get(from..)?;
     tail.iter().position(|&byte| is_boundary(byte)).map(|at| from + at + 1)
+}
+
+/// Returns the first place at or behind `from`, and behind the beginning, where `text` may be cut; its end is none, for
+/// what follows is not known, unless the cut is behind a byte.
+pub fn next_cut(cut: Cut, text: &[u8], from: usize) -> Option<usize> {
+    let from = from.max(1);
+    match cut {
+        Cut::After(Cut::LINE_END) => memchr::memchr(b'\n', text.get(from - 1..)?).map(|at| from + at),
+        Cut::After(ends) => first_cut(text, from - 1, |byte| ends.contains(byte)),
+        Cut::Before(begin) => {
+            let ends = memchr::memchr_iter(b'\n', text.get(from - 1..)?);
+            ends.map(|at| from + at).find(|&at| text[at..].starts_with(begin))
+        }
+        Cut::Never => None,
+    }
+}
+
+/// Returns the last place where `text` may be cut, as [`next_cut`] has it.
+pub fn last_cut(cut: Cut, text: &[u8]) -> Option<usize> {
+    match cut {
+        Cut::After(Cut::LINE_END) => memchr::memrchr(b'\n', text).map(|at| at + 1),
+        Cut::After(ends) => text.iter().rposition(|&byte| ends.contains(byte)).map(|at| at + 1),
+        Cut::Before(begin) => {
+            memchr::memrchr_iter(b'\n', text).map(|at| at + 1).find(|&at| text[at..].starts_with(begin))
+        }
+        Cut::Never => None,
+    }
+}
+
+/// Returns how many bytes behind a place must be known to tell whether a text may be cut there.
+pub fn lookahead(cut: Cut) -> usize {
+    if let Cut::Before(begin) = cut { begin.len() } else { 0 }
 }
 
 /// Cuts a text that is in memory as a whole into its splits: each ends right after the first boundary that gives it
@@ -48,6 +81,7 @@ mod tests {
     use proptest::test_runner::RngSeed;
 
     use super::*;
+    use crate::job::AsciiSet;
 
     fn newline(byte: u8) -> bool {
         byte == b'\n'
@@ -82,6 +116,25 @@ mod tests {
         assert_splits("a\nno final newline", 1, &["a\n", "no final newline"]);
         assert_splits("no boundary at all", 1, &["no boundary at all"]);
         assert_splits("\n\n\n", 1, &["\n", "\n", "\n"]);
+    }
+
+    #[test]
+    fn cuts_are_found_from_both_ends() {
+        let text = b"\nab\nW a\n\nW b\nW";
+        let all = |cut| -> Vec<usize> {
+            let mut cuts = Vec::new();
+            while let Some(at) = next_cut(cut, text, cuts.last().map_or(0, |at| at + 1)) {
+                cuts.push(at);
+            }
+            let last = last_cut(cut, text);
+            assert_eq!(last, cuts.last().copied());
+            cuts
+        };
+        assert_eq!(all(Cut::LINES), [1, 4, 8, 9, 13]);
+        assert_eq!(all(Cut::After(AsciiSet::of(b" "))), [6, 11]);
+        assert_eq!(all(Cut::Before(b"W ")), [4, 9]);
+        assert_eq!(all(Cut::Before(b"W")), [4, 9, 13]);
+        assert!(all(Cut::Never).is_empty());
     }
 
     proptest! {

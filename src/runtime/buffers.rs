@@ -8,6 +8,8 @@ use crate::wire::frame::{FrameError, Header, read_payload};
 use crate::wire::message::{SPLIT_HEADER_BYTES, SplitHeader};
 use crate::wire::pack::Packed;
 
+use super::source::Origin;
+
 /// A buffer that grew beyond this, for one long record, is not kept.
 pub(crate) const KEPT_BYTES: usize = 16 << 20;
 
@@ -38,8 +40,12 @@ impl Buffers {
         let mut header = [0; SPLIT_HEADER_BYTES];
         from.read_exact(&mut header)?;
         let header = SplitHeader::decode(header, length)?;
+        let mut name = vec![0; usize::from(header.name_bytes)];
+        from.read_exact(&mut name)?;
+        let length = length - name.len();
+        let origin = Origin { name, offset: header.offset, encoding: header.encoding };
         let mut received =
-            Received { packed: header.packed, buffer: self.take(), length, home: self.home.clone() };
+            Received { origin, packed: header.packed, buffer: self.take(), length, home: self.home.clone() };
         read_payload(from, &mut received.buffer, length)?;
         Ok((header, received))
     }
@@ -51,6 +57,7 @@ impl Buffers {
 
 /// A split as it came, packed or not. Its buffer is free again when it is dropped.
 pub(crate) struct Received {
+    pub origin: Origin,
     packed: Packed,
     buffer: Vec<u8>,
     /// Bytes of the buffer that are the split's.
@@ -83,6 +90,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::logic::ids::SplitId;
     use crate::logic::packing::Packing;
+    use crate::wire::encoding::Encoding;
     use crate::wire::frame::Kind;
     use crate::wire::pack::Packer;
 
@@ -98,11 +106,19 @@ pub(crate) mod tests {
         bytes: &[u8],
     ) -> Result<Received, FrameError> {
         let packed = Packed { packing, length };
-        let header = SplitHeader { split: SplitId(3), provisional: true, packed };
-        let payload = [&header.encode(), bytes].concat();
+        let header = SplitHeader {
+            split: SplitId(3),
+            provisional: true,
+            encoding: Encoding::Plain,
+            offset: 7,
+            name_bytes: 2,
+            packed,
+        };
+        let payload = [&header.encode(), &b"f1"[..], bytes].concat();
         let frame = Header { kind: Kind::Split, length: payload.len() };
         let (came, received) = buffers.receive(&mut payload.as_slice(), frame)?;
         assert_eq!(came, header);
+        assert_eq!((received.origin.name.as_slice(), received.origin.offset), (&b"f1"[..], 7));
         Ok(received)
     }
 

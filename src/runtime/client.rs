@@ -186,8 +186,8 @@ fn start_cutter<J: Job>(
     let job = spec.job.clone();
     spawn("mr:input".into(), move || {
         for target_bytes in asked {
-            // Guarded: `is_boundary` is the job's code, and a thread that ended without a word would be waited for.
-            let event = match guarded(|| cutter.cut(target_bytes, &|byte| job.is_boundary(byte))) {
+            // Guarded: `cut` is the job's code, and a thread that ended without a word would be waited for.
+            let event = match guarded(|| cutter.cut(target_bytes, job.cut())) {
                 Ok(Ok(Some(split))) => Event::SplitCut { split },
                 Ok(Ok(None)) => Event::InputEnded,
                 Ok(Err(error)) => Event::InputFailed { cause: format!("{error:#}") },

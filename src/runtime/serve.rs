@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::job::Job;
+use crate::job::Jobs;
 use crate::logic::ids::{Epoch, JobId, WorkerId};
 use crate::logic::packing::Packing;
 use crate::logic::worker::Event;
@@ -104,7 +104,7 @@ struct Entry {
 ///
 /// # Errors
 /// If threads cannot be started.
-pub fn serve<J: Job>(
+pub fn serve<S: Jobs>(
     listener: Arc<dyn Listen>,
     network: Arc<dyn Network>,
     options: WorkerOptions,
@@ -134,7 +134,7 @@ pub fn serve<J: Job>(
             return Ok(());
         }
         match accepted {
-            Ok(knock) => start_conversation::<J>(&server, knock),
+            Ok(knock) => start_conversation::<S>(&server, knock),
             Err(error) => {
                 server.mention("somebody", &format!("cannot accept a connection: {error}"));
                 // Out of descriptors, most likely: those that are open must end first.
@@ -207,10 +207,10 @@ impl Server {
         if clients.n > 0 { Duration::ZERO } else { clients.last.elapsed() }
     }
 
-    fn welcome<J: Job>(&self) -> Welcome {
+    fn welcome<S: Jobs>(&self) -> Welcome {
         Welcome {
             program: PROGRAM.to_owned(),
-            jobs: vec![J::NAME.to_owned()],
+            jobs: S::list().iter().map(|job| job.name.to_owned()).collect(),
             pid: std::process::id(),
             threads: self.options.threads as u32,
             uptime_ms: self.started.elapsed().as_millis() as u64,
@@ -266,7 +266,7 @@ impl Drop for Admitted<'_> {
     }
 }
 
-fn start_conversation<J: Job>(server: &Arc<Server>, knock: Knock) {
+fn start_conversation<S: Jobs>(server: &Arc<Server>, knock: Knock) {
     let place = server.lobby.enter(&knock.host, &knock.control);
     let (owned, control, peer) = (server.clone(), knock.control.clone(), knock.peer.clone());
     let knock_peer = peer.clone();
@@ -277,7 +277,7 @@ fn start_conversation<J: Job>(server: &Arc<Server>, knock: Knock) {
                 // Who was shown out at the last moment knocks again.
                 let is_here = place.leave();
                 let talked = super::guarded(|| match is_here {
-                    true => converse::<J>(&owned, connection, hello),
+                    true => converse::<S>(&owned, connection, hello),
                     false => Ok(()),
                 });
                 if let Err(cause) = talked.flatten() {
@@ -321,18 +321,18 @@ fn refuse(connection: &mut Connection, reason: &str) -> String {
 }
 
 /// Does what the other side came for.
-fn converse<J: Job>(server: &Arc<Server>, mut connection: Connection, hello: Hello) -> Result<(), String> {
+fn converse<S: Jobs>(server: &Arc<Server>, mut connection: Connection, hello: Hello) -> Result<(), String> {
     let text = |error: FrameError| error.to_string();
     let Some(_admitted) = server.admit() else {
         let reason = format!("{MAX_CONNECTIONS} connections are open already");
         return Err(refuse(&mut connection, &reason));
     };
-    let welcome = Greeting::Welcome(server.welcome::<J>());
+    let welcome = Greeting::Welcome(server.welcome::<S>());
     match hello.role {
         Role::Status => write_message(&mut connection.writer, &welcome).map_err(text),
         Role::Client => {
             write_message(&mut connection.writer, &welcome).map_err(text)?;
-            serve_client::<J>(server, connection)
+            serve_client::<S>(server, connection)
         }
         Role::Peer { job, epoch, source } => {
             let Some(entry) = server.jobs().get(&job).cloned() else {

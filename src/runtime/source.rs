@@ -1,23 +1,52 @@
 //! Source: what the client's threads need of the input and of the output, whatever these are.
 
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
 
+use crate::job::Cut;
 use crate::logic::split::Split;
+use crate::wire::encoding::Encoding;
 
 /// Cuts the input, from its beginning to its end.
 pub trait Cutter: Send {
-    /// Cuts the next split: of about `target_bytes`, ended where `is_boundary` allows. `None` at the end of the input.
+    /// Cuts the next split: of about `target_bytes`, ended where `cut` allows. `None` at the end of the input.
     /// May wait for the input to come.
     ///
     /// # Errors
     /// If the input cannot be read, or holds a record that is longer than the limit.
-    fn cut(&mut self, target_bytes: u64, is_boundary: &dyn Fn(u8) -> bool) -> anyhow::Result<Option<Split>>;
+    fn cut(&mut self, target_bytes: u64, cut: Cut) -> anyhow::Result<Option<Split>>;
+}
+
+/// Where the text of a split comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The file's name.
+    pub name: Vec<u8>,
+    /// Where the text begins in the file; zero if that is compressed.
+    pub offset: u64,
+    /// How the file is compressed. A split of one that is not plain is all of it.
+    pub encoding: Encoding,
 }
 
 /// Reads splits, as often as is asked for until the job ends.
 pub trait SplitSource: Send + Sync {
-    /// Fills `into` with the bytes of `split`, and nothing else.
+    /// Says where the text of `split` comes from: a plain text without a name, unless overridden.
+    fn origin(&self, split: &Split) -> Origin {
+        let _ = split;
+        Origin::default()
+    }
+
+    /// Opens the bytes of `split` as they lie in the file, compressed or not.
+    ///
+    /// # Errors
+    /// If they cannot be read, or the file has changed since it was opened. Reading may fail so, too.
+    fn open<'s>(&'s self, split: &Split) -> anyhow::Result<Box<dyn Read + Send + 's>> {
+        let mut bytes = Vec::new();
+        self.read(split, &mut bytes)?;
+        Ok(Box::new(io::Cursor::new(bytes)))
+    }
+
+    /// Fills `into` with the bytes of `split` as they lie in the file, and nothing else.
     ///
     /// # Errors
     /// If they cannot be read, or the file has changed since it was opened.

@@ -12,6 +12,7 @@ use crate::logic::ids::{Epoch, JobId, SplitId, WorkerId};
 use crate::logic::packing::{Compress, Packing};
 use crate::logic::partition::{Partition, Seed};
 
+use super::encoding::Encoding;
 use super::frame::{FrameError, Kind, MAX_CONTROL_BYTES, read_frame, write_frame};
 use super::pack::{PACK_HEADER_BYTES, Packed};
 
@@ -19,7 +20,7 @@ use super::pack::{PACK_HEADER_BYTES, Packed};
 pub const MAGIC: &str = "mapreduce";
 
 /// Version of everything in `wire`. Client and workers must have the same.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// The name that the certificate of who runs jobs bears; those of workers bear others.
 pub const CLIENT_NAME: &str = "client.mapreduce";
@@ -269,9 +270,13 @@ pub fn read_message<M: DeserializeOwned>(from: &mut impl Read, limit: usize) -> 
     }
 }
 
-/// Bytes before the text in a frame of [`Kind::Split`]: the split's id, little-endian, whether its execution is
-/// provisional, and how the text is packed.
-pub const SPLIT_HEADER_BYTES: usize = 8 + 1 + PACK_HEADER_BYTES;
+/// Bytes before the name and the text in a frame of [`Kind::Split`]: the split's id, whether its execution is
+/// provisional, how the file is compressed, where the text begins in it, the length of the file's name, and how the text
+/// is packed. Numbers are little-endian.
+pub const SPLIT_HEADER_BYTES: usize = 8 + 1 + 1 + 8 + 2 + PACK_HEADER_BYTES;
+
+/// Bytes of a file's name that travel with its splits; of a longer one, those that come first.
+pub const MAX_NAME_BYTES: usize = u16::MAX as usize;
 
 /// What comes before a split's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,27 +284,49 @@ pub struct SplitHeader {
     pub split: SplitId,
     /// Whether the execution counts only once it is committed.
     pub provisional: bool,
+    /// Of the file, which is whole then, if it is not plain.
+    pub encoding: Encoding,
+    /// Where the text begins in its file.
+    pub offset: u64,
+    /// Bytes of the file's name, which follows.
+    pub name_bytes: u16,
     pub packed: Packed,
 }
 
 impl SplitHeader {
+    /// Returns the header of a split of a plain text without a name.
+    pub fn of_text(split: SplitId, provisional: bool, packed: Packed) -> Self {
+        Self { split, provisional, encoding: Encoding::Plain, offset: 0, name_bytes: 0, packed }
+    }
+
     pub fn encode(self) -> [u8; SPLIT_HEADER_BYTES] {
         let mut header = [0; SPLIT_HEADER_BYTES];
         header[..8].copy_from_slice(&self.split.0.to_le_bytes());
         header[8] = u8::from(self.provisional);
-        header[9..].copy_from_slice(&self.packed.encode());
+        header[9] = self.encoding.code();
+        header[10..18].copy_from_slice(&self.offset.to_le_bytes());
+        header[18..20].copy_from_slice(&self.name_bytes.to_le_bytes());
+        header[20..].copy_from_slice(&self.packed.encode());
         header
     }
 
-    /// Reads what comes before a split's text, of which `packed_bytes` follow.
+    /// Reads what comes before a split's name and text, of which `rest_bytes` follow.
     ///
     /// # Errors
-    /// As [`Packed::decode`].
-    pub fn decode(header: [u8; SPLIT_HEADER_BYTES], packed_bytes: usize) -> Result<Self, FrameError> {
-        let [a, b, c, d, e, f, g, h, provisional, packed @ ..] = header;
+    /// As [`Packed::decode`]; `Malformed` for an unknown encoding, or a name that is longer than what follows.
+    pub fn decode(header: [u8; SPLIT_HEADER_BYTES], rest_bytes: usize) -> Result<Self, FrameError> {
+        let malformed = |what: &str| FrameError::Malformed(format!("a split {what}"));
+        let [a, b, c, d, e, f, g, h, provisional, encoding, rest @ ..] = header;
+        let [i, j, k, l, m, n, o, p, short, long, packed @ ..] = rest;
+        let name_bytes = u16::from_le_bytes([short, long]);
+        let packed_bytes = rest_bytes.checked_sub(usize::from(name_bytes));
+        let packed_bytes = packed_bytes.ok_or_else(|| malformed("without the name of its file"))?;
         Ok(Self {
             split: SplitId(u64::from_le_bytes([a, b, c, d, e, f, g, h])),
             provisional: provisional != 0,
+            encoding: Encoding::of_code(encoding).ok_or_else(|| malformed("in an unknown encoding"))?,
+            offset: u64::from_le_bytes([i, j, k, l, m, n, o, p]),
+            name_bytes,
             packed: Packed::decode(packed, packed_bytes)?,
         })
     }
@@ -414,8 +441,16 @@ mod tests {
     fn headers_are_read_back() {
         let packed = Packed { packing: Packing::Zstd, length: 1000 };
         for provisional in [false, true] {
-            let header = SplitHeader { split: SplitId(1 << 40), provisional, packed };
-            assert_eq!(SplitHeader::decode(header.encode(), 100).expect("it is well"), header);
+            let header = SplitHeader {
+                split: SplitId(1 << 40),
+                provisional,
+                encoding: Encoding::Zstd,
+                offset: 1 << 41,
+                name_bytes: 20,
+                packed,
+            };
+            assert_eq!(SplitHeader::decode(header.encode(), 120).expect("it is well"), header);
+            assert!(SplitHeader::decode(header.encode(), 19).is_err(), "the name is cut off");
         }
         assert!(SplitHeader::decode([0xff; SPLIT_HEADER_BYTES], 100).is_err());
         let header = encode_results(Epoch(1 << 20), packed);

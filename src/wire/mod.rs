@@ -1,5 +1,6 @@
 //! Speaks: the bytes between client, workers and peers, generic over `Read` and `Write`.
 
+pub mod encoding;
 pub mod entries;
 pub mod frame;
 pub mod message;

@@ -22,7 +22,7 @@ use mapreduce::wire::message::Role;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::harness::held::{BELL, HeldCount, NoParams};
+use crate::harness::held::{HeldCount, HeldParams};
 use crate::harness::processes::signal;
 use crate::harness::with_deadline;
 use crate::harness::workers::{PATIENCE, WorkerProcess, await_file, run_options, run_over, text};
@@ -96,7 +96,9 @@ fn frozen_worker_does_not_hold_up_a_run_on_the_others() {
             RunOptions { servers: Some(2), worker_timeout, ..run_options(&workers, &input, &output) };
         let began = Instant::now();
         let console = Console { quiet: true, verbose: false, fancy: false };
-        run::<HeldCount>(&options, NoParams {}, &console).map_err(|error| error.cause).expect("two are well");
+        run::<HeldCount>(&options, HeldParams::default(), &console)
+            .map_err(|error| error.cause)
+            .expect("two are well");
         assert!(began.elapsed() < Duration::from_secs(5), "waited for the frozen one: {:?}", began.elapsed());
         assert!(
             fs::read(&output).expect("there is a result")
@@ -111,11 +113,14 @@ fn a_panic_where_the_input_is_cut_is_told() {
     with_deadline(Duration::from_secs(60), || {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let (input, output) = (directory.path().join("input"), directory.path().join("output"));
-        fs::write(&input, [BELL; 100_000]).expect("it is writable");
+        fs::write(&input, "a b\n".repeat(20_000)).expect("it is writable");
         let workers = start(&directory, [None, None, None]);
-        let error = run_over(&workers, &input, &output).expect_err("the input cannot be cut");
+        let console = Console { quiet: true, verbose: false, fancy: false };
+        let params = HeldParams { bears_no_cut: true };
+        let ran = run::<HeldCount>(&run_options(&workers, &input, &output), params, &console);
+        let error = ran.expect_err("the input cannot be cut");
         let said = format!("{:#}", error.cause);
-        assert!(said.contains("a byte that this job does not bear"), "{said}");
+        assert!(said.contains("a cut that this job does not bear"), "{said}");
         assert!(!output.exists());
         await_no_job(&workers);
     });

@@ -3,7 +3,7 @@
 //! Split, map, combine, partition, reduce, sort, merge: whatever the text, the size of splits, the number of workers.
 
 use mapreduce::Value;
-use mapreduce::job::Job;
+use mapreduce::job::{Cut, Job};
 use mapreduce::jobs::word_count::{Params, WordCount};
 use mapreduce::logic::merge::{Streams, Stretch};
 use mapreduce::logic::partition::{Partition, Seed};
@@ -28,10 +28,12 @@ fn map_reduce<J: Job<Value = u64>>(
     let seed = Seed([n_workers as u64, split_bytes as u64]);
     let combine = |into: &mut u64, other| job.combine(into, other);
     let mut maps: Vec<Table<u64>> = (0..n_workers).map(|_| Table::new(seed)).collect();
-    let all = files.iter().flat_map(|file| splits(file, split_bytes, |byte| job.is_boundary(byte)));
+    let Cut::After(ends) = job.cut() else { panic!("words end at bytes") };
+    let all = files.iter().flat_map(|file| splits(file, split_bytes, move |byte| ends.contains(byte)));
     for (number, split) in all.enumerate() {
         let table = &mut maps[number % n_workers];
-        job.map(split, &mut |key: &[u8], value| table.fold(key, value, combine));
+        let mut fold = |key: &[u8], value| table.fold(key, value, combine);
+        job.map(split.into(), &mut fold).expect("it cannot fail");
     }
     let mut reduced: Vec<Table<u64>> = (0..n_workers).map(|_| Table::new(seed)).collect();
     for map in &maps {

@@ -9,25 +9,35 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::edge::output::Format;
 use crate::edge::site;
 use crate::edge::ssh::NewHostKeys;
-use crate::job::Job;
+use crate::job::{Job, Jobs};
 use crate::logic::packing::{Compress, Packing};
 
 use super::completions::Shell;
 use super::{examples, values};
 
-/// Returns the command line of a program called `program` whose job is `J`.
-pub fn command<J: Job>(program: &str) -> clap::Command {
+/// Returns the command line of a program called `program` whose job, of all that are in `S`, is `J`.
+pub fn command<S: Jobs, J: Job>(program: &str) -> clap::Command {
     let mut command = CommandLine::<J::Params>::command()
         .bin_name(program)
         .display_name(program)
-        .about(J::ABOUT)
+        .about(S::ABOUT)
         .after_help(examples::of_program(program));
     let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
     for name in names {
         let examples = examples::of_command(&name, program);
         command = command.mut_subcommand(name, |sub| sub.after_help(examples));
     }
-    command
+    let jobs = S::list();
+    let names: Vec<&str> = jobs.iter().map(|job| job.name).collect();
+    let help = format!("Which job to run: {} [default: {}]", names.join(", "), names.first().unwrap_or(&""));
+    let about = match J::NAME == names.first().copied().unwrap_or_default() {
+        true => "Run a job over files, on the deployed workers or on this machine".to_owned(),
+        false => format!("{}: {}", J::NAME, J::ABOUT),
+    };
+    command.mut_subcommand("run", |run| match jobs.len() {
+        1 => run.mut_arg("job", |arg| arg.hide(true)),
+        _ => run.about(about).mut_arg("job", |arg| arg.help(help)),
+    })
 }
 
 #[derive(Parser)]
@@ -194,6 +204,10 @@ pub struct Run<P: Args> {
     /// Files to read; `-` is standard input
     #[arg(value_name = "FILE", required = true)]
     pub inputs: Vec<PathBuf>,
+
+    /// Which job to run
+    #[arg(long, value_name = "NAME")]
+    pub job: Option<String>,
 
     #[command(flatten)]
     pub params: P,

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Mutex;
 
 use super::*;
+use crate::job::Cut;
 use crate::jobs::word_count::{Params, WordCount};
 use crate::logic::coordinator::Phase;
 use crate::logic::ids::{Epoch, SplitId};
@@ -47,7 +48,7 @@ impl SplitSource for Texts {
 struct Cuts(u64);
 
 impl Cutter for Cuts {
-    fn cut(&mut self, _: u64, _: &dyn Fn(u8) -> bool) -> anyhow::Result<Option<Split>> {
+    fn cut(&mut self, _: u64, _: Cut) -> anyhow::Result<Option<Split>> {
         let id = self.0;
         self.0 += 1;
         let split = Split { id: SplitId(id), file: 0, offset: id * SPLIT_BYTES, length: SPLIT_BYTES };
@@ -75,7 +76,7 @@ fn lines(entries: &[(Vec<u8>, u64)]) -> String {
 
 fn expected() -> Vec<(Vec<u8>, u64)> {
     let (mut cuts, mut counts, mut text) = (Cuts(0), Counts::new(), Vec::new());
-    while let Some(split) = cuts.cut(0, &|_| true).expect("it can be cut") {
+    while let Some(split) = cuts.cut(0, Cut::LINES).expect("it can be cut") {
         Texts.read(&split, &mut text).expect("it can be read");
         count(&text, &mut counts);
     }

@@ -8,14 +8,16 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::tables::MapTables;
 use super::{Work, lock};
-use crate::job::Job;
+use crate::job::{Cut, Job, Records};
 use crate::logic::ids::SplitId;
 use crate::logic::split::Split;
 use crate::logic::table::{Folder, Table};
 use crate::logic::worker::Execution;
 use crate::runtime::buffers::Received;
 use crate::runtime::guarded;
+use crate::runtime::pieces::{Map, Unmapped, map_unpacked};
 use crate::runtime::source::SplitSource;
+use crate::wire::encoding::Encoding;
 
 /// The bytes of a split, or where to read them.
 pub(crate) enum SplitData {
@@ -172,15 +174,19 @@ impl<J: Job> Thread<J> {
     ) -> Execution {
         let Buffers { text, folder } = buffers;
         // All of it is guarded: a thread that ended would leave its split unanswered.
+        let cut = self.work.job.cut();
         let folded = guarded(|| {
-            with_text(data, text, |text| match provisional {
-                true => self.tables.fold_apart(split, text, folder).map_err(|cause| (cause, Vec::new())),
-                false => self.tables.fold(self.index, split, text),
-            })
+            let feed = |map: Map<'_>| feed(data, cut, text, map);
+            match provisional {
+                true => self.tables.fold_apart(split, feed, folder).map_err(|cause| (cause, Vec::new())),
+                false => self.tables.fold(self.index, split, feed),
+            }
         });
-        match folded.flatten() {
+        match folded {
             Ok(Ok(pairs)) => Execution::Folded { pairs },
-            Ok(Err((cause, dropped))) => Execution::Failed { cause, dropped },
+            Ok(Err((Unmapped::Unreadable(cause) | Unmapped::Failed(cause), dropped))) => {
+                Execution::Failed { cause, dropped }
+            }
             // It failed before anything was folded.
             Err(cause) => Execution::Failed { cause, dropped: Vec::new() },
         }
@@ -194,19 +200,33 @@ struct Buffers<V> {
     folder: Option<Folder<V>>,
 }
 
-/// Calls `fold` with the text of a split, which goes through `buffer` if need be.
+/// Gives the text of a split to `map`: as one, or in pieces that end where `cut` allows if it is to be unpacked. It goes
+/// through `buffer` if need be.
 ///
 /// # Errors
-/// If it cannot be had.
-fn with_text<T>(data: SplitData, buffer: &mut Vec<u8>, fold: impl FnOnce(&[u8]) -> T) -> Result<T, String> {
+/// If it cannot be had or mapped.
+fn feed(data: SplitData, cut: Cut, buffer: &mut Vec<u8>, map: Map<'_>) -> Result<(), Unmapped> {
     match data {
         SplitData::Received(split) => {
-            let text = split.text(buffer).map_err(|error| error.to_string())?;
-            Ok(fold(text))
+            let mut unpacked = std::mem::take(buffer);
+            let bytes = split.text(&mut unpacked).map_err(|error| Unmapped::Failed(error.to_string()))?;
+            let fed = match split.origin.encoding {
+                Encoding::Plain => map(Records::new(bytes, &split.origin.name, split.origin.offset))
+                    .map_err(Unmapped::Failed),
+                _ => map_unpacked(&split.origin, bytes, cut, &mut Vec::new(), map),
+            };
+            *buffer = unpacked;
+            fed
         }
         SplitData::Stored(split, source) => {
-            source.read(&split, buffer).map_err(|error| format!("{error:#}"))?;
-            Ok(fold(buffer))
+            let unreadable = |error: anyhow::Error| Unmapped::Unreadable(format!("{error:#}"));
+            let origin = source.origin(&split);
+            if origin.encoding != Encoding::Plain {
+                let packed = source.open(&split).map_err(unreadable)?;
+                return map_unpacked(&origin, packed, cut, buffer, map);
+            }
+            source.read(&split, buffer).map_err(unreadable)?;
+            map(Records::new(buffer, &origin.name, origin.offset)).map_err(Unmapped::Failed)
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::job::{Emit, Job};
 use crate::logic::ids::SplitId;
 use crate::logic::table::{Folder, Table};
 use crate::runtime::guarded;
+use crate::runtime::pieces::{Map, Unmapped};
 
 /// The map tables of one job on one worker.
 pub(crate) struct MapTables<J: Job> {
@@ -71,19 +72,23 @@ impl<J: Job> MapTables<J> {
         &self,
         index: usize,
         split: SplitId,
-        text: &[u8],
-    ) -> Result<u64, (String, Vec<SplitId>)> {
+        feed: impl Feed,
+    ) -> Result<u64, (Unmapped, Vec<SplitId>)> {
         let mut slot = lock(&self.slots[index]);
-        self.check_memory(self.bytes.load(Ordering::Relaxed)).map_err(|cause| (cause, Vec::new()))?;
+        let memory = self.check_memory(self.bytes.load(Ordering::Relaxed));
+        memory.map_err(|cause| (Unmapped::Failed(cause), Vec::new()))?;
         let Slot { folder, splits, bytes } = &mut *slot;
         let folder = folder.get_or_insert_with(|| Folder::new(self.work.seed));
-        let folded = guarded(|| fold_text(&self.work, text, folder));
+        let mut is_touched = false;
+        let folded = guarded(|| fold_records(&self.work, feed, folder, &mut is_touched));
         let held = self.recount(bytes, folder.memory_bytes());
-        match folded.and_then(|pairs| self.check_memory(held).map(|()| pairs)) {
+        let checked = |pairs| self.check_memory(held).map(|()| pairs).map_err(Unmapped::Failed);
+        match folded.map_err(Unmapped::Failed).flatten().and_then(checked) {
             Ok(pairs) => {
                 splits.push(split);
                 Ok(pairs)
             }
+            Err(cause) if !is_touched => Err((cause, Vec::new())),
             Err(cause) => Err((cause, self.empty(&mut slot))),
         }
     }
@@ -95,23 +100,24 @@ impl<J: Job> MapTables<J> {
     pub(super) fn fold_apart(
         &self,
         split: SplitId,
-        text: &[u8],
+        feed: impl Feed,
         folder: &mut Option<Folder<J::Value>>,
-    ) -> Result<u64, String> {
+    ) -> Result<u64, Unmapped> {
         // Taken out, so that nothing of it is left should the job panic.
         let mut taken = folder.take().unwrap_or_else(|| Folder::new(self.work.seed));
-        let (pairs, table) = guarded(|| {
-            let pairs = fold_text(&self.work, text, &mut taken);
+        let folded = guarded(|| {
+            let pairs = fold_records(&self.work, feed, &mut taken, &mut false)?;
             let mut table = taken.take(|into, other| self.work.job.combine(into, other));
             table.release_slots();
-            (pairs, table)
-        })?;
+            Ok((pairs, table))
+        });
+        let (pairs, table) = folded.map_err(Unmapped::Failed).flatten()?;
         *folder = Some(taken);
         let mut bytes = 0;
         let held = self.recount(&mut bytes, table.memory_bytes());
         if let Err(cause) = self.check_memory(held) {
             self.recount(&mut bytes, 0);
-            return Err(cause);
+            return Err(Unmapped::Failed(cause));
         }
         lock(&self.apart).held.insert(split, table);
         Ok(pairs)
@@ -250,8 +256,23 @@ impl<J: Job> MapTables<J> {
     }
 }
 
-fn fold_text<J: Job>(work: &Work<J>, text: &[u8], folder: &mut Folder<J::Value>) -> u64 {
+/// Gives the records of a split to a map, all of them or until one fails.
+pub(super) trait Feed: FnOnce(Map<'_>) -> Result<(), Unmapped> {}
+
+impl<F: FnOnce(Map<'_>) -> Result<(), Unmapped>> Feed for F {}
+
+/// Folds the records that `feed` gives, and returns the number of pairs. `is_touched` tells afterwards whether the job
+/// has seen any of them.
+fn fold_records<J: Job>(
+    work: &Work<J>,
+    feed: impl Feed,
+    folder: &mut Folder<J::Value>,
+    is_touched: &mut bool,
+) -> Result<u64, Unmapped> {
     let mut batch = folder.batch(|into, other| work.job.combine(into, other));
-    work.job.map(text, &mut batch);
-    batch.finish()
+    feed(&mut |records| {
+        *is_touched = true;
+        work.job.map(records, &mut batch)
+    })?;
+    Ok(batch.finish())
 }

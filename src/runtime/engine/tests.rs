@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, never, unbounded};
 
 use super::*;
-use crate::job::Emit;
+use crate::job::{Emit, Records};
 use crate::jobs::word_count::{Params, WordCount};
 use crate::logic::ids::SplitId;
 use crate::logic::packing::Packing;
@@ -38,14 +38,14 @@ impl Job for Touchy {
         Ok(Self { words: WordCount::new(params)?, gate: never() })
     }
 
-    fn map(&self, split: &[u8], emit: &mut impl Emit<u64>) {
-        self.words.map(split, &mut |word: &[u8], count| {
+    fn map(&self, records: Records<'_>, emit: &mut impl Emit<u64>) -> Result<(), String> {
+        self.words.map(records, &mut |word: &[u8], count| {
             assert!(word != b"panic", "told to {}", "x".repeat(5000));
             if word == b"wait" {
                 let _ = self.gate.recv_timeout(DEADLINE);
             }
             emit.pair(word, if word == b"evil" { EVIL } else { count });
-        });
+        })
     }
 
     fn combine(&self, into: &mut u64, other: u64) {

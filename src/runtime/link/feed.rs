@@ -13,8 +13,9 @@ use crate::logic::packing::Packing;
 use crate::logic::split::Split;
 use crate::runtime::buffers::KEPT_BYTES;
 use crate::runtime::rates::{LinkPacker, Rates};
-use crate::runtime::source::SplitSource;
-use crate::wire::message::{SPLIT_HEADER_BYTES, SplitHeader};
+use crate::runtime::source::{Origin, SplitSource};
+use crate::wire::encoding::Encoding;
+use crate::wire::message::{MAX_NAME_BYTES, SPLIT_HEADER_BYTES, SplitHeader};
 use crate::wire::pack::Packed;
 
 /// The writer's wish for a split. Once the writer has dropped it, nobody wants the split any more.
@@ -32,6 +33,7 @@ pub(super) struct Ready {
     pub wish: Weak<SplitId>,
     id: SplitId,
     provisional: bool,
+    origin: Origin,
     packed: Packed,
     buffer: Vec<u8>,
     /// Bytes of the buffer that travel.
@@ -41,7 +43,16 @@ pub(super) struct Ready {
 impl Ready {
     /// Returns what comes before the bytes in a frame.
     pub(super) fn header(&self) -> [u8; SPLIT_HEADER_BYTES] {
-        SplitHeader { split: self.id, provisional: self.provisional, packed: self.packed }.encode()
+        let Self { id: split, provisional, packed, .. } = *self;
+        let Origin { encoding, offset, .. } = self.origin;
+        // A longer name was cut.
+        let name_bytes = self.origin.name.len() as u16;
+        SplitHeader { split, provisional, encoding, offset, name_bytes, packed }.encode()
+    }
+
+    /// Returns the name of the file, which comes between the header and the bytes.
+    pub(super) fn name(&self) -> &[u8] {
+        &self.origin.name
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -106,7 +117,9 @@ impl Feed {
             read.map_err(|error| format!("{error:#}"))?;
             let length = text.len();
             let packed = Packed { packing: Packing::Plain, length };
-            let ready = Ready { wish, id: split.id, provisional, packed, buffer: text, length };
+            let mut origin = self.source.origin(&split);
+            origin.name.truncate(MAX_NAME_BYTES);
+            let ready = Ready { wish, id: split.id, provisional, origin, packed, buffer: text, length };
             let ready = self.reconsider(ready);
             if !self.hand_over(ready) {
                 return Ok(());
@@ -119,7 +132,8 @@ impl Feed {
     fn hand_over(&mut self, mut ready: Ready) -> bool {
         let measures = self.packer.measures();
         loop {
-            let handed = match measures && ready.packed.packing == Packing::Plain {
+            let is_plain = ready.packed.packing == Packing::Plain && ready.origin.encoding == Encoding::Plain;
+            let handed = match measures && is_plain {
                 true => self.ready.send_timeout(ready, RECONSIDER),
                 false => self.ready.send(ready).map_err(|error| SendTimeoutError::Disconnected(error.0)),
             };
@@ -136,6 +150,9 @@ impl Feed {
 
     /// Packs a split that is plain so far if it travels faster so.
     fn reconsider(&mut self, ready: Ready) -> Ready {
+        if ready.origin.encoding != Encoding::Plain {
+            return ready;
+        }
         let mut buffer = self.buffers.pop().unwrap_or_default();
         match self.packer.pack(ready.bytes(), &mut buffer) {
             None => {

@@ -87,7 +87,7 @@ impl Linked {
         assert_eq!(kind, Kind::Split);
         let (header, bytes) = payload.split_first_chunk::<SPLIT_HEADER_BYTES>().expect("a header");
         let header = SplitHeader::decode(*header, bytes.len()).expect("a header");
-        let SplitHeader { split, provisional, packed } = header;
+        let SplitHeader { split, provisional, packed, .. } = header;
         assert_eq!(provisional, split.0.is_multiple_of(2));
         let mut buffer = Vec::new();
         (split.0, packed.packing, packed.unpack(bytes, &mut buffer).expect("whole").to_vec())

@@ -70,7 +70,7 @@ impl Writing<'_> {
                     let is_wanted = take(&mut wishes, |wish| split.wish.as_ptr() == Arc::as_ptr(wish));
                     let written = if is_wanted {
                         writer.waited(waiting.elapsed());
-                        let parts: [&[u8]; 2] = [&split.header(), split.bytes()];
+                        let parts: [&[u8]; 3] = [&split.header(), split.name(), split.bytes()];
                         write_frame(&mut writer, Kind::Split, &parts)
                     } else {
                         Ok(())

@@ -15,34 +15,46 @@ use crate::wire::message::{FromWorker, encode_results, write_message};
 use crate::wire::pack::{Packed, Packer};
 
 /// What the writer is given.
-pub(super) enum Outgoing<V> {
-    Answer(Answer<V>),
+pub(super) enum Outgoing {
+    Message(FromWorker),
+    /// Encoded entries of the result.
+    Results {
+        epoch: Epoch,
+        batch: Vec<u8>,
+    },
     /// The result that follows travels so.
     Pack(Packing),
 }
 
 /// Returns what the job tells the client through.
-pub(super) fn teller<V: Value>(answers: &Sender<Outgoing<V>>) -> Tell<V> {
+pub(super) fn teller<V: Value>(answers: &Sender<Outgoing>) -> Tell<V> {
     let answers = answers.clone();
-    Arc::new(move |answer| answers.send(Outgoing::Answer(answer)).is_ok())
+    Arc::new(move |answer| {
+        let outgoing = match answer {
+            Answer::Message(message) => Outgoing::Message(message),
+            Answer::Results { epoch, batch } => Outgoing::Results { epoch, batch },
+            // What only a client hears of its own end of a link.
+            Answer::Sorted(_) | Answer::Unread { .. } | Answer::Closed { .. } | Answer::Unsent { .. } => {
+                return true;
+            }
+        };
+        answers.send(outgoing).is_ok()
+    })
 }
 
 /// Writes answers, and beats while there are none, until the job is over or the client is gone.
-pub(super) fn write_answers<V: Value>(
+pub(super) fn write_answers(
     mut writer: Box<dyn Write + Send>,
-    outgoing: &Receiver<Outgoing<V>>,
+    outgoing: &Receiver<Outgoing>,
     control: &dyn Control,
 ) {
     let mut results = Results::new();
     loop {
         let written = match outgoing.recv_timeout(BEAT_INTERVAL) {
-            Ok(Outgoing::Answer(Answer::Message(message))) => write_message(&mut writer, &message),
-            Ok(Outgoing::Answer(Answer::Results { epoch, batch })) => {
+            Ok(Outgoing::Message(message)) => write_message(&mut writer, &message),
+            Ok(Outgoing::Results { epoch, batch }) => {
                 results.write(&mut writer, epoch, &batch).map_err(FrameError::from)
             }
-            Ok(Outgoing::Answer(
-                Answer::Sorted(_) | Answer::Unread { .. } | Answer::Closed { .. } | Answer::Unsent { .. },
-            )) => Ok(()),
             Ok(Outgoing::Pack(packing)) => {
                 results.packing = packing;
                 Ok(())

@@ -9,7 +9,7 @@ use crossbeam_channel::{Sender, unbounded};
 
 use super::answers::{Outgoing, teller, write_answers};
 use super::{Entry, Server};
-use crate::job::{Job, Value};
+use crate::job::{Job, Jobs, Value, Visitor};
 use crate::logic::coordinator::window;
 use crate::logic::worker::Event;
 use crate::runtime::buffers::Buffers;
@@ -33,7 +33,7 @@ pub(super) const BEGIN_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 8
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Runs the job that the client brings, until it ends or the client is gone.
-pub(super) fn serve_client<J: Job>(server: &Arc<Server>, mut connection: Connection) -> Result<(), String> {
+pub(super) fn serve_client<S: Jobs>(server: &Arc<Server>, mut connection: Connection) -> Result<(), String> {
     let _kept = server.keep();
     let (answers, outgoing) = unbounded();
     let (writer, closer) =
@@ -47,11 +47,19 @@ pub(super) fn serve_client<J: Job>(server: &Arc<Server>, mut connection: Connect
         Ok(None) => Ok(()),
         Ok(Some(begin)) => {
             let Connection { reader, control, peer, .. } = connection;
-            let ended = begin_job::<J>(server, &begin, reader, control.as_ref(), &peer, &answers);
+            let beginning = Beginning {
+                server,
+                begin: &begin,
+                reader,
+                control: control.as_ref(),
+                peer: &peer,
+                answers: &answers,
+            };
+            let ended = S::pick(&begin.name, beginning).unwrap_or_else(|| Err(unknown::<S>(&begin.name)));
             let how = ended.as_ref().map_or_else(ToString::to_string, |()| "ended by the client".to_owned());
             (server.log)(&format!("{peer}: job {}: {how}", begin.job));
             if let Err(Broken::Refused(cause)) = ended {
-                let _ = answers.send(Outgoing::Answer(Answer::Message(FromWorker::Failed { cause })));
+                let _ = answers.send(Outgoing::Message(FromWorker::Failed { cause }));
             }
             Ok(())
         }
@@ -109,25 +117,35 @@ impl From<FrameError> for Broken {
     }
 }
 
-fn begin_job<J: Job>(
-    server: &Arc<Server>,
-    begin: &Begin,
+/// A job that is to begin, whichever it is.
+struct Beginning<'b> {
+    server: &'b Arc<Server>,
+    begin: &'b Begin,
     reader: Box<dyn Read + Send>,
-    control: &dyn Control,
-    peer: &str,
-    answers: &Sender<Outgoing<J::Value>>,
-) -> Result<(), Broken> {
-    let timeout = Duration::from_millis(begin.timeout_ms).clamp(MIN_TIMEOUT, MAX_TIMEOUT);
-    control.set_deadline(timeout).map_err(|error| error.to_string())?;
-    let job = make_job::<J>(begin)?;
-    (server.log)(&format!("{peer}: job {} ({}) begins", begin.job, begin.name));
-    run_job(server, begin, timeout, job, reader, answers)
+    control: &'b dyn Control,
+    peer: &'b str,
+    answers: &'b Sender<Outgoing>,
+}
+
+impl Visitor for Beginning<'_> {
+    type Output = Result<(), Broken>;
+
+    fn visit<J: Job>(self) -> Self::Output {
+        let Self { server, begin, reader, control, peer, answers } = self;
+        let timeout = Duration::from_millis(begin.timeout_ms).clamp(MIN_TIMEOUT, MAX_TIMEOUT);
+        control.set_deadline(timeout).map_err(|error| error.to_string())?;
+        let job = make_job::<J>(begin)?;
+        (server.log)(&format!("{peer}: job {} ({}) begins", begin.job, begin.name));
+        run_job(server, begin, timeout, job, reader, answers)
+    }
+}
+
+fn unknown<S: Jobs>(name: &str) -> Broken {
+    let known: Vec<&str> = S::list().iter().map(|job| job.name).collect();
+    Broken::Refused(format!("this worker does not know the job {name:?}, only {known:?}"))
 }
 
 fn make_job<J: Job>(begin: &Begin) -> Result<J, String> {
-    if begin.name != J::NAME {
-        return Err(format!("this worker does not know the job {:?}, only {:?}", begin.name, J::NAME));
-    }
     let params =
         serde_json::from_str(&begin.params).map_err(|error| format!("the job's parameters: {error}"))?;
     guarded(|| J::new(params)).and_then(|made| made)
@@ -140,7 +158,7 @@ fn run_job<J: Job>(
     timeout: Duration,
     job: J,
     reader: Box<dyn Read + Send>,
-    answers: &Sender<Outgoing<J::Value>>,
+    answers: &Sender<Outgoing>,
 ) -> Result<(), Broken> {
     let inbox = Arc::new(Inbox::new(server.options.memory));
     let (sender, received) = inputs::<J::Value>();
@@ -170,7 +188,7 @@ fn run_job<J: Job>(
         inbox: inbox.clone(),
     };
     let inputs = sender.clone();
-    let (tell, told) = (teller(answers), teller(answers));
+    let (tell, told) = (teller::<J::Value>(answers), teller::<J::Value>(answers));
     let ran = spawn(format!("mr:job:{}", begin.job), move || {
         let ran = guarded(|| run(setup, inputs, &received, tell).map_err(|error| error.to_string()));
         if let Err(cause) = ran.flatten() {
@@ -195,7 +213,7 @@ const ENDED: &str = "the job ended here";
 fn read_orders<V: Value>(
     reader: Box<dyn Read + Send>,
     inputs: &Sender<Input<V>>,
-    answers: &Sender<Outgoing<V>>,
+    answers: &Sender<Outgoing>,
     inbox: &Inbox,
     window: usize,
 ) -> Result<(), Broken> {
@@ -235,7 +253,7 @@ fn read_orders<V: Value>(
 }
 
 /// Makes an input of what the client says; `None` if there is nothing to do.
-fn order<V: Value>(message: ToWorker, answers: &Sender<Outgoing<V>>) -> Result<Option<Input<V>>, String> {
+fn order<V: Value>(message: ToWorker, answers: &Sender<Outgoing>) -> Result<Option<Input<V>>, String> {
     Ok(Some(match message {
         ToWorker::Beat => return Ok(None),
         ToWorker::Shuffle { epoch, routes } => {

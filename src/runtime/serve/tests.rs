@@ -5,6 +5,7 @@ mod losses;
 use crossbeam_channel::{Sender, bounded};
 
 use super::*;
+use crate::job::Job;
 use crate::jobs::word_count::WordCount;
 use crate::logic::ids::SplitId;
 use crate::logic::packing::Compress;
@@ -102,12 +103,12 @@ impl Client {
     }
 
     fn packed_split(&mut self, id: u64, packed: Packed, bytes: &[u8]) {
-        self.send_split(SplitHeader { split: SplitId(id), provisional: false, packed }, bytes);
+        self.send_split(SplitHeader::of_text(SplitId(id), false, packed), bytes);
     }
 
     fn provisional_split(&mut self, id: u64, text: &str) {
         let packed = Packed { packing: Packing::Plain, length: text.len() };
-        self.send_split(SplitHeader { split: SplitId(id), provisional: true, packed }, text.as_bytes());
+        self.send_split(SplitHeader::of_text(SplitId(id), true, packed), text.as_bytes());
     }
 
     fn send_split(&mut self, header: SplitHeader, bytes: &[u8]) {
@@ -264,16 +265,20 @@ fn a_split_that_cannot_be_unpacked_fails_and_the_worker_lives() {
 #[test]
 fn a_split_that_says_what_cannot_be_ends_its_job_only() {
     let served = Served::start();
-    let header = |packing, length: u32| {
-        let [a, b, c, d] = length.to_le_bytes();
-        [1, 0, 0, 0, 0, 0, 0, 0, 0, packing, a, b, c, d]
+    let framed = |encoding, name_bytes: u16, packing, length: u32| {
+        let split = [1, 0, 0, 0, 0, 0, 0, 0, 0, encoding];
+        let name = name_bytes.to_le_bytes();
+        [&split[..], &[0; 8], &name, &[packing], &length.to_le_bytes()].concat()
     };
+    let header = |packing, length| framed(0, 0, packing, length);
     for (payload, what) in [
-        (header(1, 2551).to_vec(), "do not hold"),
-        (header(2, 300 << 20).to_vec(), "do not hold"),
-        (header(1, u32::MAX).to_vec(), "longer than"),
-        (header(0, 11).to_vec(), "do not hold"),
-        (header(9, 10).to_vec(), "packing 9"),
+        (header(1, 2551), "do not hold"),
+        (header(2, 300 << 20), "do not hold"),
+        (header(1, u32::MAX), "longer than"),
+        (header(0, 11), "do not hold"),
+        (header(9, 10), "packing 9"),
+        (framed(6, 0, 0, 10), "unknown encoding"),
+        (framed(0, 11, 0, 10), "name of its file"),
         (b"short".to_vec(), "without its header"),
     ] {
         let mut client = served.client(begin(7));

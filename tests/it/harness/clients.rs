@@ -9,7 +9,7 @@ use mapreduce::edge::output::{Destination, Format};
 use mapreduce::edge::signals;
 use serde::{Deserialize, Serialize};
 
-use super::held::{HeldCount, NoParams};
+use super::held::{HeldCount, HeldParams};
 use super::is_child;
 use super::program::{Finished, Invocation};
 use super::workers::{PATIENCE, WorkerProcess, addresses, run_options};
@@ -116,7 +116,7 @@ fn client_process() {
     let task: Task = serde_json::from_str(&task).expect("the test says what to do");
     signals::listen().expect("handlers can be set");
     let console = Console { quiet: false, verbose: false, fancy: false };
-    let ran = run::<HeldCount>(&task.options(), NoParams {}, &console);
+    let ran = run::<HeldCount>(&task.options(), HeldParams::default(), &console);
     std::process::exit(match ran {
         Ok(()) => DONE,
         Err(error) => {

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use mapreduce::job::{Emit, Job, Value};
+use mapreduce::job::{AsciiSet, Cut, Emit, Job, Records, Value};
 use mapreduce::logic::coordinator::Phase;
 use mapreduce::logic::tokenize::{Tokenizer, Tokens};
 use serde::Serialize;
@@ -39,11 +39,11 @@ pub enum Touch {
 /// The word that only touchy processes panic at.
 pub const BANE: &str = "bane";
 
-/// What the job panics at when it is asked whether the input may be cut there.
-pub const BELL: u8 = 7;
-
 /// The word count, which can be held in each phase.
-pub struct HeldCount(Tokenizer);
+pub struct HeldCount {
+    tokenizer: Tokenizer,
+    params: HeldParams,
+}
 
 #[derive(Clone, Serialize)]
 pub struct Count(u64);
@@ -67,33 +67,38 @@ impl Value for Count {
     }
 }
 
-#[derive(Clone, Serialize, serde::Deserialize, clap::Args)]
-pub struct NoParams {}
+#[derive(Clone, Default, Serialize, serde::Deserialize, clap::Args)]
+pub struct HeldParams {
+    /// Panic when asked where the input may be cut
+    #[arg(long)]
+    pub bears_no_cut: bool,
+}
 
 impl Job for HeldCount {
     const NAME: &'static str = "heldcount";
     const ABOUT: &'static str = "Count words, slowly";
     const COLUMNS: [&'static str; 2] = ["word", "count"];
-    type Params = NoParams;
+    type Params = HeldParams;
     type Value = Count;
 
-    fn new(_: NoParams) -> Result<Self, String> {
+    fn new(params: HeldParams) -> Result<Self, String> {
         REDUCING.store(false, SeqCst);
         hold_in(Phase::Split);
-        Ok(Self(Tokenizer::new(Tokens::Word, false)))
+        Ok(Self { tokenizer: Tokenizer::new(Tokens::Word, false), params })
     }
 
-    fn map(&self, split: &[u8], emit: &mut impl Emit<Count>) {
+    fn map(&self, records: Records<'_>, emit: &mut impl Emit<Count>) -> Result<(), String> {
         REDUCING.store(false, SeqCst);
         hold_in(Phase::Map);
         let began = Instant::now();
-        self.0.for_each(split, |word| {
+        self.tokenizer.for_each(records.bytes(), |word| {
             assert!(word != b"poison", "a poisoned record");
             let is_bane = word == BANE.as_bytes() && *TOUCHES == Some(Touch::Bane);
             assert!(!is_bane, "a record that this worker does not bear");
             emit.pair(word, Count(1));
         });
-        dawdle(split.len(), began);
+        dawdle(records.bytes().len(), began);
+        Ok(())
     }
 
     fn combine(&self, into: &mut Count, other: Count) {
@@ -101,9 +106,9 @@ impl Job for HeldCount {
         into.0 += other.0;
     }
 
-    fn is_boundary(&self, byte: u8) -> bool {
-        assert!(byte != BELL, "a byte that this job does not bear");
-        self.0.separates(byte)
+    fn cut(&self) -> Cut {
+        assert!(!self.params.bears_no_cut, "a cut that this job does not bear");
+        Cut::After(AsciiSet::such(|byte| self.tokenizer.separates(byte)))
     }
 
     fn rank(&self, count: &Count) -> u64 {

@@ -20,7 +20,7 @@ use mapreduce::logic::packing::Compress;
 use mapreduce::runtime::serve::WorkerOptions;
 use rustix::process::Signal;
 
-use super::held::{self, HeldCount, NoParams, Touch};
+use super::held::{self, HeldCount, HeldParams, Touch};
 use super::netns::Network;
 use super::processes::signal;
 use super::proxy::Proxy;
@@ -222,7 +222,7 @@ pub fn text() -> Vec<u8> {
 /// As [`run`].
 pub fn run_over(workers: &[WorkerProcess], input: &Path, output: &Path) -> Result<(), CommandError> {
     let options = run_options(workers, input, output);
-    run::<HeldCount>(&options, NoParams {}, &Console { quiet: true, verbose: false, fancy: false })
+    run::<HeldCount>(&options, HeldParams::default(), &Console { quiet: true, verbose: false, fancy: false })
 }
 
 /// What `--workers` takes, each for itself.

@@ -78,7 +78,7 @@ impl Member {
 
     /// Sends a split whose header says `packed`, with `bytes` behind it.
     pub fn split(&mut self, split: u64, packed: Packed, bytes: &[u8]) {
-        let header = SplitHeader { split: SplitId(split), provisional: false, packed };
+        let header = SplitHeader::of_text(SplitId(split), false, packed);
         self.frame(Kind::Split, &[&header.encode()[..], bytes].concat());
     }
 

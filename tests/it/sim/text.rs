@@ -7,7 +7,7 @@ use mapreduce::job::Job;
 use mapreduce::jobs::word_count::WordCount;
 use mapreduce::logic::ids::SplitId;
 use mapreduce::logic::partition::{KeyHash, Partition, Seed, partition_of};
-use mapreduce::logic::split::{Split, first_cut};
+use mapreduce::logic::split::{Split, next_cut};
 
 use super::random::Random;
 
@@ -46,10 +46,11 @@ pub fn make_text(random: &mut Random, words: u64) -> Vec<u8> {
 /// Adds the words of `text` to `counts`.
 pub fn fold(job: &WordCount, text: &[u8], counts: &mut Counts) -> u64 {
     let mut pairs = 0;
-    job.map(text, &mut |word: &[u8], count: u64| {
+    let mut count = |word: &[u8], count: u64| {
         pairs += 1;
         add(counts, word, count);
-    });
+    };
+    job.map(text.into(), &mut count).expect("it cannot fail");
     pairs
 }
 
@@ -125,7 +126,7 @@ impl Cutter {
             return None;
         }
         let target = (target_bytes / self.scale).max(1) as usize;
-        let end = first_cut(rest, target - 1, |byte| job.is_boundary(byte)).unwrap_or(rest.len());
+        let end = next_cut(job.cut(), rest, target).unwrap_or(rest.len());
         let (offset, length) = (self.at as u64 * self.scale, end as u64 * self.scale);
         let split = Split { id: SplitId(self.next), file: 0, offset, length };
         self.at += end;

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 
 use super::*;
-use crate::job::{Emit, Value};
+use crate::job::{Emit, Job, Records, Value};
 use crate::jobs::word_count::Params;
 use crate::runtime::serve::job::BEGIN_TIMEOUT;
 
@@ -203,8 +203,9 @@ impl Job for Census {
         Ok(Self)
     }
 
-    fn map(&self, split: &[u8], emit: &mut impl Emit<Living>) {
-        split.split(|byte| *byte == b' ').for_each(|word| emit.pair(word, Living::new(1)));
+    fn map(&self, records: Records<'_>, emit: &mut impl Emit<Living>) -> Result<(), String> {
+        records.bytes().split(|byte| *byte == b' ').for_each(|word| emit.pair(word, Living::new(1)));
+        Ok(())
     }
 
     fn combine(&self, into: &mut Living, other: Living) {

@@ -27,7 +27,7 @@ pub const SPLITS: Target = Target {
     read: splits,
     seeds: || {
         packed_streams(Kind::Split, &TEXT.repeat(20), |packed| {
-            SplitHeader { split: SplitId(7), provisional: true, packed }.encode().to_vec()
+            SplitHeader::of_text(SplitId(7), true, packed).encode().to_vec()
         })
     },
     // What Zstandard's C code keeps besides is fixed, and not counted.

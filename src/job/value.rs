@@ -1,0 +1,74 @@
+//! Value: what is folded for each key: its wire form and its text form.
+
+use serde::Serialize;
+
+/// A value that is folded: it has a compact wire form and a text form.
+///
+/// Its `Serialize` is used for JSON output only, never between hosts.
+pub trait Value: Clone + Serialize + Send + Sync + 'static {
+    /// Appends the wire form to `out`; [`Value::decode`] must be able to tell its end.
+    fn encode(&self, out: &mut Vec<u8>);
+
+    /// Takes one value off the front of `bytes`; `None` if they do not hold one, whatever the bytes are.
+    fn decode(bytes: &mut &[u8]) -> Option<Self>;
+
+    /// Appends the text form, as TSV and CSV show it, to `out`.
+    fn render(&self, out: &mut Vec<u8>);
+
+    /// How columnar formats keep it.
+    const COLUMN: Column = Column::Text;
+
+    /// Returns how often something was counted, where the value is such a number: what `--min-count` looks at.
+    fn count(&self) -> Option<u64> {
+        None
+    }
+
+    /// Returns the bytes that it owns elsewhere: a worker's `--memory` bounds those, too.
+    fn heap_bytes(&self) -> usize {
+        0
+    }
+}
+
+/// How a columnar format keeps a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Column {
+    /// As its text form.
+    Text,
+    /// As an unsigned number of 64 bits, which is its [`Value::count`].
+    Count,
+    /// As a floating-point number of 64 bits, which its text form is that of.
+    Real,
+}
+
+/// A count. On the wire it is a variable-length integer, 7 bits a byte, low bits first (LEB128): most counts of a
+/// text are small.
+impl Value for u64 {
+    const COLUMN: Column = Column::Count;
+
+    fn count(&self) -> Option<u64> {
+        Some(*self)
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        crate::wire::varint::encode(*self, out);
+    }
+
+    fn decode(bytes: &mut &[u8]) -> Option<Self> {
+        crate::wire::varint::decode(bytes)
+    }
+
+    fn render(&self, out: &mut Vec<u8>) {
+        let mut digits = [0u8; 20];
+        let mut at = digits.len();
+        let mut rest = *self;
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        out.extend_from_slice(&digits[at..]);
+    }
+}
