@@ -65,8 +65,8 @@ pub trait Job: Sized + Send + Sync + 'static {
     fn combine(&self, into: &mut Self::Value, other: Self::Value);
 
     /// Makes the result of what is folded, if [`Job::REDUCES`]: called with keys in the order of their bytes, each
-    /// with all that was emitted under it, but not with all keys. What it emits is the result; pairs of the same key are
-    /// combined.
+    /// with all that was emitted under it, but not with all keys. What it emits is the result; pairs of the same key
+    /// are combined.
     ///
     /// # Errors
     /// As [`Job::map`].

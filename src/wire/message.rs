@@ -271,8 +271,8 @@ pub fn read_message<M: DeserializeOwned>(from: &mut impl Read, limit: usize) -> 
 }
 
 /// Bytes before the name and the text in a frame of [`Kind::Split`]: the split's id, whether its execution is
-/// provisional, how the file is compressed, where the text begins in it, the length of the file's name, and how the text
-/// is packed. Numbers are little-endian.
+/// provisional, how the file is compressed, where the text begins in it, the length of the file's name, and how the
+/// text is packed. Numbers are little-endian.
 pub const SPLIT_HEADER_BYTES: usize = 8 + 1 + 1 + 8 + 2 + PACK_HEADER_BYTES;
 
 /// Bytes of a file's name that travel with its splits; of a longer one, those that come first.

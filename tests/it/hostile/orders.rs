@@ -63,6 +63,12 @@ fn before_the_job() -> Vec<Order<'static>> {
     orders
 }
 
+/// What a frame of a split holds: 30 bytes of text that say how they are encoded and packed, and how long the name is.
+fn split_frame(encoding: u8, name_bytes: u16, packing: u8) -> Vec<u8> {
+    let name_bytes = name_bytes.to_le_bytes();
+    [&[0; 9][..], &[encoding], &[0; 8], &name_bytes, &[packing], &[77; 34]].concat()
+}
+
 /// What goes wrong within a job.
 fn within_the_job() -> Vec<Order<'static>> {
     let lie = |packing, length| Packed { packing, length };
@@ -73,7 +79,9 @@ fn within_the_job() -> Vec<Order<'static>> {
         order("a frame of no kind", |client| client.say(&torn_frame(200, 10)), "not a frame"),
         order("a job within a job", |client| client.order(&ToWorker::Begin(begin())), "within another"),
         order("a split without a header", |client| client.frame(Kind::Split, b"123"), "without its header"),
-        order("no packing", |client| client.frame(Kind::Split, &[77; 30]), "packing 77 is none"),
+        order("no packing", |client| client.frame(Kind::Split, &split_frame(0, 0, 77)), "packing 77 is none"),
+        order("no encoding", |client| client.frame(Kind::Split, &split_frame(77, 0, 0)), "unknown encoding"),
+        order("no name", |client| client.frame(Kind::Split, &split_frame(0, 9999, 0)), "name of its file"),
         order("a plain lie", move |client| client.split(1, lie(Packing::Plain, 9), b"1234"), "do not hold"),
         order("an LZ4 lie", move |client| client.split(1, lie(Packing::Lz4, 5_000), b"1234"), "do not hold"),
         order(
