@@ -82,7 +82,7 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
     let began = Instant::now();
     let wire_params = serde_json::to_string(&params).context("the job's parameters have no JSON form")?;
     let job = J::new(params).map_err(|cause| CommandError {
-        cause: anyhow!(cause),
+        cause: anyhow!(cause).context(format!("job {}", J::NAME)),
         advice: Some("--help says what the job takes".into()),
         exit: Exit::Usage,
     })?;
@@ -128,8 +128,9 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
     };
     let mut progress = progress::for_console(console);
     let ran = client::run(spec, links, mailbox, input.cutter(), sink, &stop, progress.as_mut());
-    let report =
-        ran.map_err(|error| Told { names: &names, source: input.as_ref(), options }.explain(error))?;
+    let report = ran.map_err(|error| {
+        Told { job: J::NAME, names: &names, source: input.as_ref(), options }.explain(error)
+    })?;
     console.block(&table::phase_table(&report, J::COLUMNS[0]));
     if let Some(file) = report_file {
         file.write(&report)?;
