@@ -23,7 +23,12 @@ pub trait Value: Clone + Serialize + Send + Sync + 'static {
         None
     }
 
-    /// Returns the bytes that it owns elsewhere: a worker's `--memory` bounds those, too.
+    /// Whether a pair of the result stands for lines of text: its key is the line, which is shown as often as the value
+    /// counts. Its columns are what stands before and behind the first TAB.
+    const LINES: bool = false;
+
+    /// Returns the bytes that it owns elsewhere: a worker's `--memory` bounds those, too. It is asked for at each fold,
+    /// so that it must not look at all that is held.
     fn heap_bytes(&self) -> usize {
         0
     }

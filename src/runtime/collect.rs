@@ -1,5 +1,6 @@
 //! Collect: the client's end: the results of all workers, in order, rendered on all threads and written by one.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -38,11 +39,13 @@ pub(crate) fn write_merged<J: Job>(
     let form = output.form();
     output.begin();
     entries.store(0, Ordering::Relaxed);
-    let take = |rendered: Rendered| {
+    let mut left = top.unwrap_or(u64::MAX);
+    let take = |mut rendered: Rendered| {
         // In-process, all of the result is there already, and no stream ends.
         if is_void.load(Ordering::Relaxed) {
             return Err(Broken::Ended);
         }
+        rendered.keep_first(&mut left);
         output.write(&rendered.bytes)?;
         entries.fetch_add(rendered.entries, Ordering::Relaxed);
         Ok(())
@@ -60,11 +63,15 @@ pub(crate) fn write_merged<J: Job>(
             let mut parts = Parts {
                 merging: merge::Streams::new(streams.len()),
                 streams: streams.collect::<std::io::Result<_>>()?,
-                left: top.unwrap_or(u64::MAX),
+                // What workers have made in a reduce of their own may have keys in common.
+                left: top.filter(|_| !J::REDUCES).unwrap_or(u64::MAX),
             };
-            // Of the last part, only so many are wanted.
             let merge = || {
-                |(part, wanted): (Part<J::Value>, usize)| render(form.as_ref(), part.merged().take(wanted))
+                |(part, wanted): (Part<J::Value>, usize)| match J::REDUCES {
+                    true => render_joined(job.as_ref(), form.as_ref(), &part, top),
+                    // Of the last part, only so many are wanted.
+                    false => render(form.as_ref(), part.merged().take(wanted)),
+                }
             };
             in_order(threads(), |may_wait| parts.next(may_wait), merge, take)?;
         }
@@ -77,16 +84,57 @@ fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+#[derive(Default)]
 struct Rendered {
     bytes: Vec<u8>,
     entries: u64,
+    /// Where each entry ends, if it is not known yet how many are wanted.
+    ends: Vec<usize>,
+}
+
+impl Rendered {
+    /// Keeps no more than `left` first entries, if it is known where they end, and has so many less be left.
+    fn keep_first(&mut self, left: &mut u64) {
+        if self.ends.is_empty() {
+            return;
+        }
+        self.entries = self.entries.min(*left);
+        *left -= self.entries;
+        let kept = (self.entries as usize).checked_sub(1).and_then(|last| self.ends.get(last));
+        self.bytes.truncate(kept.copied().unwrap_or(0));
+    }
+}
+
+/// Renders a part of the result in which a key may stand several times, with what stands there combined.
+fn render_joined<J: Job>(
+    job: &J,
+    form: &dyn Form<J::Value>,
+    part: &Part<J::Value>,
+    top: Option<u64>,
+) -> Result<Rendered, Broken> {
+    let mut joined: Vec<(&[u8], Cow<'_, J::Value>)> = Vec::with_capacity(part.len());
+    for (key, value) in part.merged() {
+        match joined.last_mut() {
+            Some((last, into)) if *last == key => job.combine(into.to_mut(), value.clone()),
+            _ => joined.push((key, Cow::Borrowed(value))),
+        }
+    }
+    let entries = joined.iter().map(|(key, value)| (*key, value.as_ref()));
+    let Some(top) = top else { return render(form, entries) };
+    let mut rendered = Rendered::default();
+    for entry in entries.take(usize::try_from(top).unwrap_or(usize::MAX)) {
+        form.render(&[entry], &mut rendered.bytes)?;
+        rendered.entries += 1;
+        rendered.ends.push(rendered.bytes.len());
+    }
+    Ok(rendered)
 }
 
 fn render<'e, V: 'e>(
     form: &dyn Form<V>,
     mut entries: impl Iterator<Item = (&'e [u8], &'e V)>,
 ) -> Result<Rendered, Broken> {
-    let mut rendered = Rendered { bytes: Vec::new(), entries: 0 };
+    let mut rendered = Rendered::default();
     let mut block = Vec::with_capacity(BLOCK_ENTRIES);
     loop {
         block.clear();
