@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::logic::ids::{Epoch, JobId, SplitId, WorkerId};
+use crate::logic::limits::Limits;
 use crate::logic::packing::{Compress, Packing};
 use crate::logic::partition::{Partition, Seed};
 
@@ -101,10 +102,10 @@ pub enum ToWorker {
         epoch: Epoch,
         routes: Routes,
     },
-    /// All streams have arrived: fold and sort. With `top`, only so many entries will be fetched.
+    /// All streams have arrived: fold and sort. Only entries within the limits will be fetched.
     Reduce {
         epoch: Epoch,
-        top: Option<u64>,
+        limits: Limits,
     },
     /// Send the result, packed so, no more batches than there is credit for.
     Fetch {

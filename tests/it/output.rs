@@ -4,10 +4,13 @@ use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mapreduce::edge::output::{Destination, Format, open};
-use mapreduce::runtime::source::Sink;
+use mapreduce::job::Job;
+use mapreduce::jobs::word_count::{Params, WordCount};
+use mapreduce::runtime::source::{Output, Sink};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::program::{Finished, Invocation};
@@ -171,6 +174,15 @@ fn wait(child: &mut Child, limit: Duration) -> ExitStatus {
     }
 }
 
+/// What `run` writes to.
+fn sink(path: &Path) -> Box<dyn Sink<u64>> {
+    let job = Arc::new(WordCount::new(Params::default()).expect("the parameters are good"));
+    match open(&Destination::File(path.to_owned()), Format::Tsv, &job).expect("a place to write to") {
+        Output::Whole(sink) => sink,
+        Output::Parted(_) => panic!("a file is one"),
+    }
+}
+
 fn write(sink: &mut dyn Sink<u64>, key: &[u8], count: u64) {
     let mut rendered = Vec::new();
     sink.form().render(&[(key, &count)], &mut rendered).expect("a form");
@@ -182,8 +194,7 @@ fn write(sink: &mut dyn Sink<u64>, key: &[u8], count: u64) {
 fn sink_that_is_dropped_leaves_no_file() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("out.tsv");
-    let mut sink =
-        open::<u64>(&Destination::File(path.clone()), Format::Tsv, ["word", "count"]).expect("a sink");
+    let mut sink = sink(&path);
     for number in 0..200_000u64 {
         write(sink.as_mut(), b"some word", number);
     }
@@ -196,8 +207,7 @@ fn sink_that_is_dropped_leaves_no_file() {
 fn sink_counts_the_bytes_it_wrote() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("out.tsv");
-    let mut sink =
-        open::<u64>(&Destination::File(path.clone()), Format::Tsv, ["word", "count"]).expect("a sink");
+    let mut sink = sink(&path);
     let mut expected = String::new();
     for number in 0..100_000u64 {
         write(sink.as_mut(), format!("w{number}").as_bytes(), number);

@@ -150,6 +150,7 @@ mod tests {
             workers,
             servers: None,
             top: None,
+            min_count: None,
             destination: Destination::Stdout,
             format: Format::Tsv,
             split_size: None,

@@ -4,6 +4,7 @@ use std::net::TcpListener;
 
 use mapreduce::edge::identity::SHARED_WORKER_NAME;
 use mapreduce::logic::ids::{Epoch, JobId, SplitId, WorkerId};
+use mapreduce::logic::limits::Limits;
 use mapreduce::logic::packing::Packing;
 use mapreduce::wire::frame::Kind;
 use mapreduce::wire::message::{Begin, FromWorker, ToWorker};
@@ -95,7 +96,11 @@ fn within_the_job() -> Vec<Order<'static>> {
             "cannot be unpacked",
         ),
         order("no LZ4", move |client| client.split(1, lie(Packing::Lz4, 900), &[0xf7; 100]), "unpacked"),
-        order("the reduce at once", |client| client.order(&ToWorker::Reduce { epoch: EPOCH, top: None }), ""),
+        order(
+            "the reduce at once",
+            |client| client.order(&ToWorker::Reduce { epoch: EPOCH, limits: Limits::default() }),
+            "",
+        ),
         order("a result that is not there", |client| fetch(client, EPOCH, u32::MAX), ""),
         order("a result of no epoch", |client| fetch(client, Epoch(u32::MAX), 0), ""),
         order("credit without end", |client| (0..5_000).for_each(|_| credit(client, u32::MAX)), ""),
@@ -229,7 +234,7 @@ fn routes_may_lead_anywhere() {
             client.text(1, "one two three");
             route(&mut client, &[(0, &own), (1, &own)], &[0, 1]);
             std::thread::sleep(std::time::Duration::from_millis(300));
-            client.order(&ToWorker::Reduce { epoch: EPOCH, top: None });
+            client.order(&ToWorker::Reduce { epoch: EPOCH, limits: Limits::default() });
             let heard = client.hear_refusal();
             assert!(heard.contains("shuffle"), "{heard}");
         });
