@@ -178,10 +178,6 @@ fn check_output(options: &RunOptions) -> Result<(), CommandError> {
     if options.format != Format::Parquet {
         return Ok(());
     }
-    if !Format::HAS_PARQUET {
-        let error = CommandError::usage(anyhow!("this program was built without Parquet"));
-        return Err(error.advise("build it with `--features parquet`, or write another --format"));
-    }
     if options.destination.is_stdout() {
         let error = CommandError::usage(anyhow!("standard output: Parquet is for files"));
         return Err(error.advise("name one: -o FILE.parquet"));
