@@ -42,6 +42,7 @@ fn serve(threads: usize) -> Served {
         threads,
         memory: u64::MAX,
         idle_timeout: None,
+        allow_commands: false,
         resident_bytes: || 0,
     };
     std::thread::spawn(move || {

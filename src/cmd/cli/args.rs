@@ -187,6 +187,10 @@ pub struct Serve {
     #[command(flatten)]
     pub plaintext: Plaintext,
 
+    /// Let clients that prove nothing run commands and read files here
+    #[arg(long)]
+    pub allow_commands: bool,
+
     #[command(flatten)]
     pub means: Means,
 

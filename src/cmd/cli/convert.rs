@@ -107,6 +107,7 @@ fn serve(args: Serve) -> ServeOptions {
         idle_timeout: args.idle_timeout,
         identity: args.identity,
         plaintext: args.plaintext.insecure_plaintext,
+        allow_commands: args.allow_commands,
         detach: args.detach,
     }
 }

@@ -48,6 +48,7 @@ impl Served {
             threads: 1,
             memory: u64::MAX,
             idle_timeout,
+            allow_commands: false,
             resident_bytes: || 0,
         };
         let logged: Arc<Mutex<Vec<String>>> = Arc::default();

@@ -276,6 +276,7 @@ fn worker_process() {
         threads: 2,
         memory: u64::MAX,
         idle_timeout: None,
+        allow_commands: false,
         resident_bytes: || 0,
     };
     let file = PathBuf::from(std::env::var_os("HELD_ADDRESS").expect("the test says where"));
