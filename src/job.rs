@@ -6,6 +6,7 @@
 mod catalog;
 mod records;
 mod value;
+pub mod values;
 
 use std::cmp::Ordering;
 

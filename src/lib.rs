@@ -33,4 +33,4 @@ pub mod runtime;
 pub mod wire;
 
 pub use cmd::main;
-pub use job::{AsciiSet, Column, Cut, Emit, Job, Jobs, Line, MapPiece, Pieces, Records, Span, Value};
+pub use job::{AsciiSet, Column, Cut, Emit, Job, Jobs, Line, MapPiece, Pieces, Records, Span, Value, values};
