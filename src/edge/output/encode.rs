@@ -1,5 +1,7 @@
 //! Encode: one entry of the result, in each format, appended to a buffer.
 
+mod lines;
+
 use std::io;
 
 use csv_core::{Terminator, WriteResult, Writer, WriterBuilder};
@@ -54,6 +56,9 @@ impl<V: Value> Form<V> for Encoder {
     /// If a value has no JSON form.
     fn render(&self, entries: &[(&[u8], &V)], out: &mut Vec<u8>) -> io::Result<()> {
         out.reserve(entries.iter().map(|(key, _)| key.len() + ENTRY_BYTES).sum());
+        if V::LINES {
+            return lines::render(&self.shape, self.terminal, entries, out);
+        }
         if self.terminal {
             return self.shape.render_for_terminal(entries, out);
         }
