@@ -64,9 +64,7 @@ fn reduce_table<J: Job>(
     allowance: &Allowance,
 ) -> Result<Table<J::Value>, String> {
     let mut order: Vec<_> = table.iter().map(|entry| (front_of(entry.key), entry.index)).collect();
-    order.sort_unstable_by(|a, b| {
-        a.0.cmp(&b.0).then_with(|| table.entry(a.1).key.cmp(table.entry(b.1).key))
-    });
+    order.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| table.entry(a.1).key.cmp(table.entry(b.1).key)));
     let entries = order.into_iter().map(|(_, index)| table.entry(index));
     reduce_sorted(work, &mut entries.map(|entry| (entry.key, entry.value.clone())), allowance)
 }
