@@ -120,7 +120,7 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
     let links = match workers.is_empty() {
         true => vec![start_local(
             spec.job.clone(),
-            options.threads.unwrap_or_else(machine::threads),
+            (options.threads.unwrap_or_else(machine::threads), machine::memory_for_jobs()),
             input.clone(),
             mailbox.listener(),
         )?],

@@ -14,13 +14,14 @@ use super::source::SplitSource;
 use super::worker::{Input, Setup, inputs, run};
 use super::{guarded, spawn};
 
-/// Starts a worker with `threads` map threads in this process. It reads splits where they lie, through `source`.
+/// Starts a worker with `threads` map threads in this process, whose tables may hold `memory` bytes. It reads splits
+/// where they lie, through `source`.
 ///
 /// # Errors
 /// If a thread cannot be started.
 pub fn start_local<J: Job>(
     job: Arc<J>,
-    threads: usize,
+    (threads, memory): (usize, u64),
     source: Arc<dyn SplitSource>,
     listener: Listener<J::Value>,
 ) -> std::io::Result<Link> {
@@ -40,7 +41,7 @@ pub fn start_local<J: Job>(
             me,
             threads,
             window: usize::MAX,
-            memory: u64::MAX,
+            memory,
             peers: None,
             inbox: Arc::new(Inbox::new(0)),
         };
