@@ -83,7 +83,7 @@ fn translate<V>(order: Order, source: &Arc<dyn SplitSource>) -> Option<Input<V>>
         Order::Commit(split) => Input::Happened(Event::Commit { split }),
         Order::Discard(split) => Input::Happened(Event::Discard { split }),
         Order::Shuffle { epoch, routes } => Input::Shuffle { epoch, routes },
-        Order::Reduce { epoch, top } => Input::Happened(Event::Reduce { epoch, top }),
+        Order::Reduce { epoch, limits } => Input::Happened(Event::Reduce { epoch, limits }),
         Order::Fetch { epoch, credit } => Input::Happened(Event::Fetch { epoch, credit }),
         Order::Credit { epoch, batches } => Input::Happened(Event::Credit { epoch, batches }),
         Order::Begin(_) | Order::End => return None,

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::job::{Emit, Job};
+use crate::logic::limits::Limits;
 use crate::logic::rows::{Row, rows_of};
 use crate::logic::table::{Folder, Table};
 use crate::wire::entries::Decoder;
@@ -31,16 +32,16 @@ pub(crate) fn reduce<J: Job>(
     work: &Work<J>,
     tables: &[Arc<Table<J::Value>>],
     incoming: Vec<Incoming<J::Value>>,
-    top: Option<u64>,
+    limits: Limits,
 ) -> Result<Sorted<J::Value>, String> {
     let allowance = Allowance::new(work.memory);
     if J::REDUCES {
         let (reduced, parts) = reduce_groups(work, tables, incoming, &allowance)?;
-        return Sorted::new(work, reduced, parts, top);
+        return Sorted::new(work, reduced, parts, limits);
     }
     if incoming.iter().all(|part| part.batches.is_empty()) {
         let parts = incoming.into_iter().map(|part| part.own).collect();
-        return Sorted::new(work, tables.to_vec(), parts, top);
+        return Sorted::new(work, tables.to_vec(), parts, limits);
     }
     let folded = map_on_all_threads(work, incoming, |part| {
         fold_batches(work, tables, part, &allowance).map(|(table, _)| Arc::new(table))
@@ -48,7 +49,7 @@ pub(crate) fn reduce<J: Job>(
     let numbered = folded.iter().enumerate().collect();
     let rank = |value: &J::Value| work.job.rank(value);
     let parts = map_on_all_threads(work, numbered, |(number, table)| Ok(rows_of(number, table, rank)))?;
-    Sorted::new(work, folded, parts, top)
+    Sorted::new(work, folded, parts, limits)
 }
 
 /// Bytes of an entry of which there are many: a guess, on the high side, for it only saves growing.

@@ -91,6 +91,7 @@ impl Case<'_> {
             workers: workers(self.workers),
             servers: None,
             top: self.top,
+            min_count: None,
             destination: Destination::File(output.to_owned()),
             format: Format::Tsv,
             split_size: self.split_bytes,

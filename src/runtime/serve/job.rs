@@ -275,7 +275,7 @@ fn order<V: Value>(message: ToWorker, answers: &Sender<Outgoing>) -> Result<Opti
             routes.check().map_err(|error| error.to_string())?;
             Input::Shuffle { epoch, routes }
         }
-        ToWorker::Reduce { epoch, top } => Input::Happened(Event::Reduce { epoch, top }),
+        ToWorker::Reduce { epoch, limits } => Input::Happened(Event::Reduce { epoch, limits }),
         ToWorker::Fetch { epoch, credit, packing } => {
             // Before the first batch; a writer that is gone is noticed elsewhere.
             let _ = answers.send(Outgoing::Pack(packing));

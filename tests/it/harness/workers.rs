@@ -239,6 +239,7 @@ pub fn run_options(workers: &[WorkerProcess], input: &Path, output: &Path) -> Ru
         workers: Workers::Named(addresses(workers)),
         servers: None,
         top: None,
+        min_count: None,
         destination: Destination::File(output.to_owned()),
         format: Format::Tsv,
         split_size: Some(10_000),
