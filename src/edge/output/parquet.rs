@@ -151,8 +151,8 @@ impl<J: Job> Form<J::Value> for Rows<J> {
         let mut raw = Vec::new();
         for (key, value) in entries {
             if J::Value::LINES {
-                let (key, text) = columns(key);
-                (0..value.times()).for_each(|_| [key, text].iter().for_each(|column| push_text(column, out)));
+                let (key, rest) = columns(key);
+                (0..value.times()).for_each(|_| [key, rest].iter().for_each(|column| push_text(column, out)));
                 continue;
             }
             raw.clear();
