@@ -1,3 +1,6 @@
 //! The jobs that come with the program.
 
+pub mod grep;
+pub mod histogram;
+pub mod ngrams;
 pub mod word_count;
