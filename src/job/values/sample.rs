@@ -17,19 +17,25 @@ use crate::job::Value;
 pub struct Sample {
     /// In their order; no two are the same.
     entries: Vec<(u64, Vec<u8>)>,
+    /// Bytes of the strings.
+    string_bytes: usize,
 }
 
 impl Sample {
     /// Makes a sample of one string. Drawn from strings like this, each distinct one is as likely as the others, however
     /// often it comes.
     pub fn one(string: &[u8]) -> Self {
-        Self { entries: vec![(hash(0, string), string.to_vec())] }
+        Self::of(hash(0, string), string)
     }
 
     /// Makes a sample of one record of a file, such as a line. Drawn from records, each is as likely as the others, also
     /// where several are the same.
     pub fn record(file: &[u8], offset: u64, record: &[u8]) -> Self {
-        Self { entries: vec![(hash(hash(0, file) ^ offset, b"record"), record.to_vec())] }
+        Self::of(hash(hash(0, file) ^ offset, b"record"), record)
+    }
+
+    fn of(hash: u64, string: &[u8]) -> Self {
+        Self { entries: vec![(hash, string.to_vec())], string_bytes: string.len() }
     }
 
     /// Puts in all that is in `other`, and keeps `k`.
@@ -38,11 +44,17 @@ impl Sample {
             if let Err(at) = self.entries.binary_search(&entry)
                 && at < k
             {
+                self.string_bytes += entry.1.len();
                 self.entries.insert(at, entry);
-                self.entries.truncate(k);
+                self.truncate(k);
             }
         }
-        self.entries.truncate(k);
+        self.truncate(k);
+    }
+
+    fn truncate(&mut self, k: usize) {
+        let dropped = self.entries.drain(k.min(self.entries.len())..);
+        self.string_bytes -= dropped.map(|(_, string)| string.len()).sum::<usize>();
     }
 
     /// Iterates over what was drawn, in the order in which it was.
@@ -72,7 +84,7 @@ impl Value for Sample {
             }
             entries.push(entry);
         }
-        Some(Self { entries })
+        Some(Self { string_bytes: entries.iter().map(|(_, string)| string.len()).sum(), entries })
     }
 
     fn render(&self, out: &mut Vec<u8>) {
@@ -83,8 +95,7 @@ impl Value for Sample {
     }
 
     fn heap_bytes(&self) -> usize {
-        let strings = self.entries.iter().map(|(_, string)| string.capacity());
-        self.entries.capacity() * size_of::<(u64, Vec<u8>)>() + strings.sum::<usize>()
+        self.entries.capacity() * size_of::<(u64, Vec<u8>)>() + self.string_bytes
     }
 }
 

@@ -17,12 +17,15 @@ use crate::job::Value;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Top<S = u64> {
     entries: Vec<(S, Vec<u8>)>,
+    /// Bytes that entries own elsewhere.
+    owned: usize,
 }
 
-impl<S: Ord> Top<S> {
+impl<S: Value + Ord> Top<S> {
     /// Makes a list of one string.
     pub fn one(score: S, string: &[u8]) -> Self {
-        Self { entries: vec![(score, string.to_vec())] }
+        let entry = (score, string.to_vec());
+        Self { owned: owned(&entry), entries: vec![entry] }
     }
 
     /// Puts in all that is in `other`, and keeps the best `k`.
@@ -30,7 +33,7 @@ impl<S: Ord> Top<S> {
         for entry in other.entries {
             self.put(entry, k);
         }
-        self.entries.truncate(k);
+        self.truncate(k);
     }
 
     /// Iterates over the strings with their scores, best first.
@@ -49,12 +52,22 @@ impl<S: Ord> Top<S> {
         let same = self.entries.iter().position(|known| known.1 == entry.1);
         match same {
             Some(better) if better < at => return,
-            Some(worse) => _ = self.entries.remove(worse),
+            Some(worse) => self.owned -= owned(&self.entries.remove(worse)),
             None => {}
         }
+        self.owned += owned(&entry);
         self.entries.insert(at, entry);
-        self.entries.truncate(k);
+        self.truncate(k);
     }
+
+    fn truncate(&mut self, k: usize) {
+        let dropped = self.entries.drain(k.min(self.entries.len())..);
+        self.owned -= dropped.map(|entry| owned(&entry)).sum::<usize>();
+    }
+}
+
+fn owned<S: Value>(entry: &(S, Vec<u8>)) -> usize {
+    entry.0.heap_bytes() + entry.1.len()
 }
 
 fn order<S: Ord>(a: &(S, Vec<u8>), b: &(S, Vec<u8>)) -> Ordering {
@@ -63,7 +76,7 @@ fn order<S: Ord>(a: &(S, Vec<u8>), b: &(S, Vec<u8>)) -> Ordering {
 
 impl<S> Default for Top<S> {
     fn default() -> Self {
-        Self { entries: Vec::new() }
+        Self { entries: Vec::new(), owned: 0 }
     }
 }
 
@@ -89,7 +102,7 @@ impl<S: Value + Ord> Value for Top<S> {
             }
             entries.push(entry);
         }
-        Some(Self { entries })
+        Some(Self { owned: entries.iter().map(owned).sum(), entries })
     }
 
     fn render(&self, out: &mut Vec<u8>) {
@@ -102,8 +115,7 @@ impl<S: Value + Ord> Value for Top<S> {
     }
 
     fn heap_bytes(&self) -> usize {
-        let owned = self.entries.iter().map(|(score, string)| score.heap_bytes() + string.capacity());
-        self.entries.capacity() * size_of::<(S, Vec<u8>)>() + owned.sum::<usize>()
+        self.entries.capacity() * size_of::<(S, Vec<u8>)>() + self.owned
     }
 }
 
