@@ -4,6 +4,7 @@
 //! follows Talbot et al., "Phoenix++" (2011).
 
 mod catalog;
+pub mod check;
 mod records;
 mod value;
 pub mod values;
