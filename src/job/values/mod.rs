@@ -5,7 +5,7 @@
 mod bag;
 mod bytes;
 #[cfg(test)]
-mod laws;
+pub(crate) mod laws;
 
 pub use bag::Bag;
 #[cfg(test)]
