@@ -24,6 +24,7 @@ mod run;
 mod serve;
 mod sim;
 mod ssh;
+mod streaming;
 mod terminal;
 mod tidy;
 mod via_ssh;
