@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 pub use catalog::{Jobs, Listed, Visitor};
 pub use records::{AsciiSet, Cut, Line, Lines, Records};
+pub(crate) use value::columns;
 pub use value::{Column, Value};
 
 /// A MapReduce job: pairs are mapped from splits and folded by key with a commutative, associative `combine`.
@@ -61,23 +62,34 @@ pub trait Job: Sized + Send + Sync + 'static {
     /// does a panic.
     fn map(&self, records: Records<'_>, emit: &mut impl Emit<Self::Value>) -> Result<(), String>;
 
+    /// Emits the pairs of a whole split, whose records `pieces` gives: all at once, or piece by piece where they are
+    /// unpacked. Maps each piece, unless overridden by a job that has to know where a split begins and ends; what such
+    /// a job emits comes after the first piece, or after all.
+    ///
+    /// # Errors
+    /// As [`Job::map`], and those of `pieces`.
+    fn map_split(&self, pieces: Pieces<'_>, emit: &mut impl Emit<Self::Value>) -> Result<(), String> {
+        pieces(&mut |records| self.map(records, emit))
+    }
+
     /// Folds `other` into `into`.
     ///
     /// Must be commutative and associative, for the engine folds in whatever order pairs arrive.
     fn combine(&self, into: &mut Self::Value, other: Self::Value);
 
     /// Makes the result of what is folded, if [`Job::REDUCES`]: called with keys in the order of their bytes, each
-    /// with all that was emitted under it, but not with all keys. What it emits is the result; pairs of the same key are
-    /// combined.
+    /// with all that was emitted under it, but not with all keys, and never with none. What it emits is the result;
+    /// pairs of the same key are combined. A job whose result is not in the order of keys must emit no other key than
+    /// that of the group.
     ///
     /// # Errors
     /// As [`Job::map`].
     fn reduce(
         &self,
         groups: &mut dyn Iterator<Item = (&[u8], Self::Value)>,
-        emit: &mut dyn FnMut(&[u8], Self::Value),
+        emit: &mut dyn Emit<Self::Value>,
     ) -> Result<(), String> {
-        groups.for_each(|(key, value)| emit(key, value));
+        groups.for_each(|(key, value)| emit.pair(key, value));
         Ok(())
     }
 
@@ -120,7 +132,24 @@ pub trait Emit<V> {
             self.pair(&text[start as usize..end as usize], value.clone());
         }
     }
+
+    /// Says whether to go on with `bytes` held beside what was emitted: asked by a job that takes long over its
+    /// records, or makes much of few.
+    ///
+    /// # Errors
+    /// If nobody wants it any more, or that is more than this worker may hold.
+    fn may_hold(&mut self, bytes: usize) -> Result<(), String> {
+        let _ = bytes;
+        Ok(())
+    }
 }
+
+/// Gives the pieces of a split, in their order, to the function that it is called with, until that fails. To be called
+/// once.
+pub type Pieces<'p> = &'p mut dyn FnMut(MapPiece<'_>) -> Result<(), String>;
+
+/// What maps a piece.
+pub type MapPiece<'m> = &'m mut dyn FnMut(Records<'_>) -> Result<(), String>;
 
 impl<V, F: FnMut(&[u8], V)> Emit<V> for F {
     fn pair(&mut self, key: &[u8], value: V) {

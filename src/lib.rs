@@ -121,5 +121,7 @@ pub mod runtime;
 pub mod wire;
 
 pub use cmd::main;
-pub use job::{AsciiSet, Column, Cut, Emit, Job, Jobs, Line, Records, Span, Value, check, values};
+pub use job::{
+    AsciiSet, Column, Cut, Emit, Job, Jobs, Line, MapPiece, Pieces, Records, Span, Value, check, values,
+};
 pub use logic::tokenize::{Tokenizer, Tokens};

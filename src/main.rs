@@ -2,7 +2,11 @@
 
 use std::process::ExitCode;
 
-use mapreduce::jobs::{grep::Grep, histogram::Histogram, ngrams::Ngrams, word_count::WordCount};
+use mapreduce::jobs::grep::Grep;
+use mapreduce::jobs::histogram::Histogram;
+use mapreduce::jobs::ngrams::Ngrams;
+use mapreduce::jobs::streaming::Streaming;
+use mapreduce::jobs::word_count::WordCount;
 
 #[allow(dead_code, reason = "its `main` is for the example alone")]
 #[path = "../examples/domains.rs"]
@@ -19,5 +23,5 @@ use inverted_index::InvertedIndex;
 use languages::Languages;
 
 fn main() -> ExitCode {
-    mapreduce::main::<(WordCount, Grep, Ngrams, Histogram, InvertedIndex, Domains, Languages)>()
+    mapreduce::main::<(WordCount, Grep, Ngrams, Histogram, InvertedIndex, Domains, Languages, Streaming)>()
 }

@@ -14,8 +14,9 @@ use crate::edge::input::Input;
 use crate::edge::output::{self, Destination, Format, ReportFile};
 use crate::edge::ssh::NewHostKeys;
 use crate::edge::{machine, progress, random, signals, table};
-use crate::job::Job;
+use crate::job::{Column, Job, Value};
 use crate::logic::ids::JobId;
+use crate::logic::limits::Limits;
 use crate::logic::packing::Compress;
 use crate::logic::partition::Seed;
 use crate::runtime::client::{self, Mailbox, RunSpec};
@@ -49,6 +50,8 @@ pub struct RunOptions {
     /// How many of the workers to use, with the others as spares; all if `None`.
     pub servers: Option<usize>,
     pub top: Option<usize>,
+    /// Only entries that were counted so often, at least.
+    pub min_count: Option<u64>,
     pub destination: Destination,
     pub format: Format,
     /// Chosen from the size of the input if `None`.
@@ -82,23 +85,24 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
     let began = Instant::now();
     let wire_params = serde_json::to_string(&params).context("the job's parameters have no JSON form")?;
     let job = J::new(params).map_err(|cause| CommandError {
-        cause: anyhow!(cause),
+        cause: anyhow!(cause).context(format!("job {}", J::NAME)),
         advice: Some("--help says what the job takes".into()),
         exit: Exit::Usage,
     })?;
-    check(options)?;
+    check::<J>(options)?;
     machine::raise_open_files();
     let input = Input::open(&options.inputs)?;
-    let sink = output::open(&options.destination, options.format, J::COLUMNS)?;
+    let job = Arc::new(job);
+    let output = output::open(&options.destination, options.format, &job)?;
     let report_file = options.report.as_deref().map(ReportFile::create).transpose()?;
     let pool = Pool::choose(options, console)?;
     let (workers, spares) = pool.reach::<J>(options, console)?;
     let spec = RunSpec {
-        job: Arc::new(job),
+        job,
         id: JobId(random::number()?),
         params: wire_params,
         seed: Seed([random::number()?, random::number()?]),
-        top: options.top.map(|top| top as u64),
+        limits: Limits { top: options.top.map(|top| top as u64), min_count: options.min_count },
         split_bytes: options.split_size,
         input_bytes: input.total_bytes(),
         input_files: input.files(),
@@ -116,7 +120,7 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
     let links = match workers.is_empty() {
         true => vec![start_local(
             spec.job.clone(),
-            options.threads.unwrap_or_else(machine::threads),
+            (options.threads.unwrap_or_else(machine::threads), machine::memory_for_jobs()),
             input.clone(),
             mailbox.listener(),
         )?],
@@ -127,9 +131,10 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
         false => links.iter().map(|link| link.name.clone()).collect(),
     };
     let mut progress = progress::for_console(console);
-    let ran = client::run(spec, links, mailbox, input.cutter(), sink, &stop, progress.as_mut());
-    let report =
-        ran.map_err(|error| Told { names: &names, source: input.as_ref(), options }.explain(error))?;
+    let ran = client::run(spec, links, mailbox, input.cutter(), output, &stop, progress.as_mut());
+    let report = ran.map_err(|error| {
+        Told { job: J::NAME, names: &names, source: input.as_ref(), options }.explain(error)
+    })?;
     console.block(&table::phase_table(&report, J::COLUMNS[0]));
     if let Some(file) = report_file {
         file.write(&report)?;
@@ -138,13 +143,21 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
 }
 
 /// Refuses what cannot be meant.
-fn check(options: &RunOptions) -> Result<(), CommandError> {
+fn check<J: Job>(options: &RunOptions) -> Result<(), CommandError> {
     if options.worker_timeout < MIN_TIMEOUT {
         let least = MIN_TIMEOUT.as_secs();
         return Err(CommandError::usage(anyhow!(
             "--worker-timeout is at least {least} s: workers beat once a second"
         )));
     }
+    if options.min_count.is_some() && J::Value::COLUMN != Column::Count {
+        let [_, value] = J::COLUMNS;
+        return Err(CommandError::usage(anyhow!(
+            "--min-count: job {} has no counts: {value} is none",
+            J::NAME
+        )));
+    }
+    check_output(options)?;
     if let (Destination::File(output), Some(report)) = (&options.destination, &options.report)
         && output == report
     {
@@ -152,4 +165,29 @@ fn check(options: &RunOptions) -> Result<(), CommandError> {
         return Err(CommandError::usage(anyhow!("{name} cannot be both the result and the report")));
     }
     Ok(())
+}
+
+/// Refuses what cannot be written so.
+fn check_output(options: &RunOptions) -> Result<(), CommandError> {
+    if let (Destination::Directory(path), Some(_)) = (&options.destination, options.top) {
+        let name = path.display();
+        return Err(CommandError::usage(anyhow!(
+            "--top is of the whole result, of which {name} would have parts"
+        )));
+    }
+    if options.format != Format::Parquet {
+        return Ok(());
+    }
+    if options.destination.is_stdout() {
+        let error = CommandError::usage(anyhow!("standard output: Parquet is for files"));
+        return Err(error.advise("name one: -o FILE.parquet"));
+    }
+    match &options.destination {
+        Destination::File(path) if output::read_name(path).packing.is_some() => {
+            let name = path.display();
+            let error = CommandError::usage(anyhow!("{name}: Parquet is packed in itself"));
+            Err(error.advise("leave out the last suffix of the file"))
+        }
+        _ => Ok(()),
+    }
 }

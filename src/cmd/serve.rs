@@ -34,6 +34,8 @@ pub struct ServeOptions {
     pub identity: Option<PathBuf>,
     /// Not to encrypt, wherever it listens.
     pub plaintext: bool,
+    /// To let clients that prove nothing run commands and read files, too.
+    pub allow_commands: bool,
     /// Set by `deploy` only: the worker's own directory. The worker reads its start-up orders (JSON) from standard
     /// input, detaches itself, and reports port and pid as one line of JSON on standard output.
     pub detach: Option<PathBuf>,
@@ -131,6 +133,7 @@ fn worker_options(options: &ServeOptions, name: String, cluster: String) -> Work
         threads: options.threads.unwrap_or_else(machine::threads),
         memory: options.memory.unwrap_or_else(machine::memory_for_jobs),
         idle_timeout: options.idle_timeout,
+        allow_commands: options.allow_commands,
         resident_bytes: machine::resident_bytes,
     }
 }

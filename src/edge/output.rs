@@ -1,6 +1,10 @@
-//! Output: the result, as a file that is whole or absent, on standard output, or as a table for people.
+//! Output: the result, as a file or files that are whole or absent, on standard output, or as a table for people.
 
 mod encode;
+mod name;
+mod packed;
+mod parquet;
+mod parts;
 mod target;
 
 use std::io;
@@ -9,12 +13,17 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use crate::job::Value;
+use crate::job::{Job, Value};
 use crate::runtime::report::Report;
-use crate::runtime::source::{Form, Sink};
+use crate::runtime::source::{Form, Output, Sink};
 use crate::wire::entries::{self, Decoder};
 
-use self::encode::Encoder;
+pub use self::name::{Named, read as read_name};
+pub use self::packed::Packing;
+
+use self::encode::{Encoder, Text};
+use self::packed::Packed;
+use self::parts::Directory;
 use self::target::Target;
 use super::sanitize::sanitize_json;
 use super::table::ResultTable;
@@ -30,36 +39,87 @@ pub enum Format {
     Csv,
     /// One JSON object a line. What is not UTF-8 in a key becomes U+FFFD, for JSON has no other bytes.
     Json,
+    /// Apache Parquet: a string column of the keys, and one of the values as [`Value::COLUMN`] says. What is not UTF-8
+    /// in a string becomes U+FFFD.
+    Parquet,
+}
+
+impl Format {
+    /// Returns what names of files in this format end with.
+    fn suffix(self) -> &'static str {
+        match self {
+            Format::Tsv => "tsv",
+            Format::Csv => "csv",
+            Format::Json => "jsonl",
+            Format::Parquet => "parquet",
+        }
+    }
 }
 
 /// Where the result goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// Written beside it, then renamed: the whole file or none. A device or a named pipe is written directly.
+    /// Written beside it, then renamed: the whole file or none. A device or a named pipe is written directly. Packed as
+    /// the suffix of its name says.
     File(PathBuf),
+    /// A directory of files, one for each reducer, written beside it, then renamed: all of them or none.
+    Directory(PathBuf),
     Stdout,
     /// A table for people on standard output, of the entries it is given.
     Table,
 }
 
-/// Opens `destination`.
+impl Destination {
+    /// Tells whether the result goes to standard output, under whatever name.
+    pub fn is_stdout(&self) -> bool {
+        match self {
+            Destination::File(path) => target::is_stdout(path),
+            Destination::Directory(_) => false,
+            Destination::Stdout | Destination::Table => true,
+        }
+    }
+}
+
+/// Opens `destination` for the result of `job`.
 ///
 /// # Errors
 /// If it cannot be created.
-pub fn open<V: Value>(
+pub fn open<J: Job>(
     destination: &Destination,
     format: Format,
-    columns: [&'static str; 2],
-) -> anyhow::Result<Box<dyn Sink<V>>> {
-    let target = match destination {
-        Destination::Table => return Ok(Box::new(TableSink { table: ResultTable::new(columns) })),
-        Destination::Stdout => Target::stdout().context("standard output: cannot be written")?,
-        Destination::File(path) => Target::file(path)?,
+    job: &Arc<J>,
+) -> anyhow::Result<Output<J::Value>> {
+    let (target, packing) = match destination {
+        Destination::Table => {
+            let table = ResultTable::new(J::COLUMNS);
+            return Ok(Output::Whole(Box::new(TableSink { table, job: job.clone() })));
+        }
+        Destination::Directory(path) => {
+            return Ok(Output::Parted(Box::new(Directory::create(path, format, job)?)));
+        }
+        Destination::Stdout => (Target::stdout().context("standard output: cannot be written")?, None),
+        Destination::File(path) => (Target::file(path)?, name::read(path).packing),
     };
-    let form = Arc::new(Encoder::new(format, columns, target.is_terminal()));
+    Ok(Output::Whole(sink_to(target, packing, format, job)?))
+}
+
+/// Returns what writes the result of `job`, or a part of it, to `target`.
+fn sink_to<J: Job>(
+    target: Target,
+    packing: Option<Packing>,
+    format: Format,
+    job: &Arc<J>,
+) -> io::Result<Box<dyn Sink<J::Value>>> {
+    let text = match format {
+        Format::Tsv => Text::Tsv,
+        Format::Csv => Text::Csv,
+        Format::Json => Text::Json,
+        Format::Parquet => return Ok(Box::new(parquet::ParquetSink::new(target, job)?)),
+    };
+    let form = Arc::new(Encoder::new(text, job, target.is_terminal()));
     let mut head = Vec::new();
     form.head(&mut head);
-    Ok(Box::new(Encoded { target, form, head, written: 0 }))
+    Ok(Box::new(Encoded { target: Packed::new(target, packing)?, form, head }))
 }
 
 /// Prints a whole text on standard output.
@@ -117,46 +177,39 @@ pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
 }
 
 /// A result as text in one of the formats.
-struct Encoded {
-    target: Target,
-    form: Arc<Encoder>,
+struct Encoded<J> {
+    target: Packed,
+    form: Arc<Encoder<J>>,
     /// What stands before the first entry, until it is written.
     head: Vec<u8>,
-    written: u64,
 }
 
-impl Encoded {
-    fn write_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.target.write_all(bytes)?;
-        self.written += bytes.len() as u64;
-        Ok(())
-    }
-
+impl<J> Encoded<J> {
     fn write_head(&mut self) -> io::Result<()> {
         let head = std::mem::take(&mut self.head);
-        if head.is_empty() { Ok(()) } else { self.write_bytes(&head) }
+        if head.is_empty() { Ok(()) } else { self.target.write_all(&head) }
     }
 }
 
-impl<V: Value> Sink<V> for Encoded {
-    fn form(&self) -> Arc<dyn Form<V>> {
+impl<J: Job> Sink<J::Value> for Encoded<J> {
+    fn form(&self) -> Arc<dyn Form<J::Value>> {
         self.form.clone()
     }
 
     fn write(&mut self, rendered: &[u8]) -> io::Result<()> {
         self.write_head()?;
-        self.write_bytes(rendered)
+        self.target.write_all(rendered)
     }
 
     fn finish(mut self: Box<Self>) -> io::Result<u64> {
         self.write_head()?;
-        self.target.finish()?;
-        Ok(self.written)
+        self.target.finish()
     }
 }
 
-struct TableSink {
+struct TableSink<J> {
     table: ResultTable,
+    job: Arc<J>,
 }
 
 /// What a table is made of: its entries themselves, for each row says how many were before it.
@@ -169,15 +222,18 @@ impl<V: Value> Form<V> for TableForm {
     }
 }
 
-impl<V: Value> Sink<V> for TableSink {
-    fn form(&self) -> Arc<dyn Form<V>> {
+impl<J: Job> Sink<J::Value> for TableSink<J> {
+    fn form(&self) -> Arc<dyn Form<J::Value>> {
         Arc::new(TableForm)
     }
 
     fn write(&mut self, rendered: &[u8]) -> io::Result<()> {
-        for entry in Decoder::<V>::new(rendered) {
+        let mut shown = Vec::new();
+        for entry in Decoder::<J::Value>::new(rendered) {
             let (key, value) = entry.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            self.table.entry(key, &value);
+            shown.clear();
+            self.job.render_key(key, &mut shown);
+            self.table.entry(&shown, &value);
         }
         Ok(())
     }

@@ -65,7 +65,7 @@ pub fn stop_signal() -> Receiver<()> {
     receiver
 }
 
-/// Has `path` removed should the process end before the guard is dropped.
+/// Has `path`, a file or a directory with all that is in it, removed should the process end before the guard is dropped.
 pub fn remove_at_exit(path: &Path) -> RemoveAtExit {
     let id = NEXT_FILE.fetch_add(1, Ordering::Relaxed);
     lock().files.push((id, path.to_path_buf()));
@@ -75,7 +75,12 @@ pub fn remove_at_exit(path: &Path) -> RemoveAtExit {
 /// Removes the files whose guards live: for the end of the process, where a thread may still hold one.
 pub fn remove_files() {
     for (_, path) in lock().files.drain(..) {
-        let _ = std::fs::remove_file(path);
+        let removed = std::fs::remove_file(&path);
+        // A thread that still writes may put a file there while others are removed.
+        let is_directory = removed.is_err() && path.symlink_metadata().is_ok_and(|found| found.is_dir());
+        if is_directory && std::fs::remove_dir_all(&path).is_err() {
+            let _ = std::fs::remove_dir_all(&path);
+        }
     }
 }
 

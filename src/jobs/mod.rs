@@ -3,4 +3,5 @@
 pub mod grep;
 pub mod histogram;
 pub mod ngrams;
+pub mod streaming;
 pub mod word_count;

@@ -69,6 +69,11 @@ impl<V> Stretch<V> {
         self.entries.is_empty()
     }
 
+    /// Returns the entries in order.
+    pub fn entries(&self) -> impl Iterator<Item = (&[u8], &V)> {
+        self.entries.iter().enumerate().map(|(index, entry)| (self.key(index), &entry.value))
+    }
+
     /// Tells whether all of this follows `before`, the last entry of another stretch.
     pub fn follows(&self, before: &Place) -> bool {
         self.is_empty() || before.is_before(self.at(0))
@@ -373,6 +378,8 @@ mod tests {
         stretch.push(6, 0, b"", ()).expect("it follows");
         assert_eq!(stretch.len(), 3);
         assert_eq!(stretch.key(1), b"prefix-b\0");
+        let keys: Vec<&[u8]> = stretch.entries().map(|(key, ())| key).collect();
+        assert_eq!(keys, [&b"prefix-b"[..], b"prefix-b\0", b""]);
         let end = stretch.end().expect("it has entries");
         assert!(!stretch.follows(&end) && Stretch::<()>::new().follows(&end));
         let mut next = Stretch::new();

@@ -3,6 +3,7 @@
 pub mod coordinator;
 pub mod ids;
 pub mod inbox;
+pub mod limits;
 pub mod merge;
 pub mod packing;
 pub mod partition;

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ids::{Epoch, SplitId, WorkerId};
+use super::limits::Limits;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +35,7 @@ pub enum Event {
     /// A stream to or from `peer` broke.
     StreamFailed { epoch: Epoch, peer: WorkerId, cause: String },
     /// The client asks to fold and sort.
-    Reduce { epoch: Epoch, top: Option<u64> },
+    Reduce { epoch: Epoch, limits: Limits },
     /// Folded and sorted; or what arrived was malformed.
     ReducedAll { epoch: Epoch, result: Result<Reduced, String> },
     /// The client asks for the result.
@@ -59,7 +60,7 @@ pub enum Execution {
 pub struct Reduced {
     /// Distinct keys of the worker's partitions.
     pub distinct: u64,
-    /// Entries that will be sent: fewer where only the top is wanted.
+    /// Entries that will be sent: fewer where there are limits.
     pub entries: u64,
     /// Bytes of the streams that were folded.
     pub bytes: u64,
@@ -94,7 +95,7 @@ pub enum Command {
     },
     Reduce {
         epoch: Epoch,
-        top: Option<u64>,
+        limits: Limits,
     },
     /// Send the result, with credit for so many batches.
     Fetch {
@@ -208,10 +209,10 @@ impl Worker {
                 self.shuffled()
             }
             Event::StreamFailed { epoch, peer, cause } => self.stream_failed(epoch, peer, cause),
-            Event::Reduce { epoch, top } => match self.state {
+            Event::Reduce { epoch, limits } => match self.state {
                 State::Shuffled { epoch: current } if current == epoch => {
                     self.state = State::Reducing { epoch };
-                    vec![Command::Reduce { epoch, top }]
+                    vec![Command::Reduce { epoch, limits }]
                 }
                 _ => refuse("reduce was asked for before the shuffle ended"),
             },

@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use crate::job::Job;
 use crate::logic::ids::{Epoch, WorkerId};
 use crate::logic::inbox::NotWhole;
+use crate::logic::limits::Limits;
 use crate::logic::partition::Partition;
 use crate::logic::worker::{Event, Reduced};
 use crate::wire::message::FromWorker;
@@ -88,7 +89,7 @@ impl<J: Job> Attempt<J> {
     pub(crate) fn reduce(
         &mut self,
         inbox: &Inbox,
-        top: Option<u64>,
+        limits: Limits,
         inputs: &Sender<Input<J::Value>>,
     ) -> Result<(), String> {
         let Shuffle { routes, me, .. } = &*self.shuffle;
@@ -107,7 +108,7 @@ impl<J: Job> Attempt<J> {
         let incoming = by_partition(routes.owned_by(*me), own, batches)?;
         let (work, inputs) = (self.shuffle.work.clone(), inputs.clone());
         start("mr:reduce", move || {
-            let input = match guarded(|| reduce(&work, &tables, incoming, top)).flatten() {
+            let input = match guarded(|| reduce(&work, &tables, incoming, limits)).flatten() {
                 Ok(sorted) => {
                     let reduced = Reduced { distinct: sorted.distinct(), entries: sorted.len(), bytes };
                     Input::Reduced(epoch, sorted, reduced)

@@ -16,6 +16,7 @@ use crate::logic::coordinator::{
     Assignment, Command, Config, Coordinator, Event, Failure, Outcome, Standing,
 };
 use crate::logic::ids::{JobId, WorkerId};
+use crate::logic::limits::Limits;
 use crate::logic::packing::Compress;
 use crate::logic::partition::Seed;
 use crate::wire::message::{Begin, FromWorker, Routes};
@@ -23,7 +24,7 @@ use crate::wire::message::{Begin, FromWorker, Routes};
 use super::arrival::Piece;
 use super::link::{Answer, Link, Listener, Order};
 use super::report::{Progress, Report};
-use super::source::{Cutter, Sink, SplitSource};
+use super::source::{Cutter, Output, SplitSource};
 use super::{guarded, spawn};
 use merging::{Ended, Merging};
 
@@ -34,7 +35,7 @@ pub struct RunSpec<J: Job> {
     /// The job's parameters, in JSON.
     pub params: String,
     pub seed: Seed,
-    pub top: Option<u64>,
+    pub limits: Limits,
     pub split_bytes: Option<u64>,
     /// Bytes of the input, where they are known.
     pub input_bytes: Option<u64>,
@@ -140,7 +141,7 @@ pub fn run<J: Job>(
     links: Vec<Link>,
     mailbox: Mailbox<J::Value>,
     cutter: Box<dyn Cutter>,
-    sink: Box<dyn Sink<J::Value>>,
+    output: Output<J::Value>,
     stop: &Receiver<()>,
     progress: &mut dyn Progress,
 ) -> Result<Report, RunError> {
@@ -157,7 +158,7 @@ pub fn run<J: Job>(
     let now = spec.began.elapsed();
     let (coordinator, commands) = Coordinator::start(config, now);
     let mut client = Client {
-        merging: Merging::new(sink, links.len()),
+        merging: Merging::new(output, links.len()),
         spec,
         links,
         coordinator,
@@ -325,7 +326,7 @@ impl<J: Job> Client<'_, J> {
                 self.order(worker, Order::Shuffle { epoch, routes });
             }
             Command::Reduce { worker, epoch } => {
-                self.order(worker, Order::Reduce { epoch, top: self.spec.top })
+                self.order(worker, Order::Reduce { epoch, limits: self.spec.limits })
             }
             Command::Merge { epoch } => self.merge(epoch),
             Command::BreakOffMerge => self.merging.break_off(),

@@ -1,5 +1,6 @@
 //! Engine: the work of one job on one worker: map threads with their tables, partitioning, work on all threads.
 
+mod emitter;
 mod mappers;
 mod tables;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use crate::logic::table::Table;
 
 use super::guarded;
 
+pub(crate) use emitter::Heap;
 pub(crate) use mappers::{Heard, MapEvent, Mappers, SplitData};
 pub(crate) use tables::MapTables;
 

@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
 
 use crate::job::Value;
 use crate::logic::ids::{Epoch, SplitId, WorkerId};
+use crate::logic::limits::Limits;
 use crate::logic::packing::Chooser;
 use crate::logic::split::Split;
 use crate::wire::frame::{FrameError, Header, Kind, MAX_PAYLOAD_BYTES, read_header, read_payload};
@@ -92,7 +93,7 @@ pub enum Order {
     Commit(SplitId),
     Discard(SplitId),
     Shuffle { epoch: Epoch, routes: Routes },
-    Reduce { epoch: Epoch, top: Option<u64> },
+    Reduce { epoch: Epoch, limits: Limits },
     Fetch { epoch: Epoch, credit: u32 },
     Credit { epoch: Epoch, batches: u32 },
     End,

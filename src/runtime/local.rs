@@ -14,13 +14,14 @@ use super::source::SplitSource;
 use super::worker::{Input, Setup, inputs, run};
 use super::{guarded, spawn};
 
-/// Starts a worker with `threads` map threads in this process. It reads splits where they lie, through `source`.
+/// Starts a worker with `threads` map threads in this process, whose tables may hold `memory` bytes. It reads splits
+/// where they lie, through `source`.
 ///
 /// # Errors
 /// If a thread cannot be started.
 pub fn start_local<J: Job>(
     job: Arc<J>,
-    threads: usize,
+    (threads, memory): (usize, u64),
     source: Arc<dyn SplitSource>,
     listener: Listener<J::Value>,
 ) -> std::io::Result<Link> {
@@ -40,7 +41,7 @@ pub fn start_local<J: Job>(
             me,
             threads,
             window: usize::MAX,
-            memory: u64::MAX,
+            memory,
             peers: None,
             inbox: Arc::new(Inbox::new(0)),
         };
@@ -82,7 +83,7 @@ fn translate<V>(order: Order, source: &Arc<dyn SplitSource>) -> Option<Input<V>>
         Order::Commit(split) => Input::Happened(Event::Commit { split }),
         Order::Discard(split) => Input::Happened(Event::Discard { split }),
         Order::Shuffle { epoch, routes } => Input::Shuffle { epoch, routes },
-        Order::Reduce { epoch, top } => Input::Happened(Event::Reduce { epoch, top }),
+        Order::Reduce { epoch, limits } => Input::Happened(Event::Reduce { epoch, limits }),
         Order::Fetch { epoch, credit } => Input::Happened(Event::Fetch { epoch, credit }),
         Order::Credit { epoch, batches } => Input::Happened(Event::Credit { epoch, batches }),
         Order::Begin(_) | Order::End => return None,

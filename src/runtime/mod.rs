@@ -12,6 +12,7 @@ pub mod link;
 pub mod local;
 #[cfg(test)]
 mod memory;
+pub(crate) mod parted;
 pub(crate) mod pieces;
 pub(crate) mod pipeline;
 pub(crate) mod rates;

@@ -87,7 +87,7 @@ pub struct Report {
     pub splits: u64,
     /// Pairs that the map tasks emitted (of the word count: words).
     pub pairs: u64,
-    /// Distinct keys of the result, also where `--top` left some out of the output.
+    /// Distinct keys of the result, also where `--top` or `--min-count` left some out of the output.
     pub distinct_keys: u64,
     pub output_entries: u64,
     pub output_bytes: u64,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::job::{Job, Value};
 use crate::logic::ids::WorkerId;
+use crate::logic::limits::Limits;
 use crate::logic::rows::Row;
 use crate::logic::sort::{Borders, CHUNK_ROWS, Grouped, Plan, Sorter};
 use crate::logic::table::Table;
@@ -32,8 +33,7 @@ pub struct Sorted<V> {
 }
 
 impl<V: Value> Sorted<V> {
-    /// Parts the rows of `parts`, whose keys stand in `tables`, on all threads; with `top`, only so many first ones
-    /// are wanted.
+    /// Parts the rows of `parts`, whose keys stand in `tables`, on all threads; only those within `limits` are wanted.
     ///
     /// # Errors
     /// If the job is over.
@@ -41,10 +41,20 @@ impl<V: Value> Sorted<V> {
         work: &Work<J>,
         tables: Vec<Arc<Table<V>>>,
         parts: Vec<Vec<Row<V>>>,
-        top: Option<u64>,
+        limits: Limits,
     ) -> Result<Self, String> {
-        let plan = Plan::new(parts.iter().map(Vec::len).sum(), work.threads, top);
-        Self::planned(work, tables, parts, plan)
+        let distinct = count(&parts);
+        let often_enough = |mut rows: Vec<Row<V>>| {
+            rows.retain(|row| limits.is_often_enough(row.value.count()));
+            rows.shrink_to_fit();
+            Ok(rows)
+        };
+        let parts = match limits.min_count {
+            Some(_) => map_on_all_threads(work, parts, often_enough)?,
+            None => parts,
+        };
+        let plan = Plan::new(count(&parts), work.threads, limits.top);
+        Ok(Self { distinct: distinct as u64, ..Self::planned(work, tables, parts, plan)? })
     }
 
     fn planned<J: Job<Value = V>>(
@@ -57,7 +67,7 @@ impl<V: Value> Sorted<V> {
         let chunks = parts.iter_mut().flat_map(|part| part.chunks_mut(CHUNK_ROWS)).collect();
         let group = |chunk: &mut [Row<V>]| Ok(Grouped::group(chunk, &tables, &borders));
         let grouped = map_on_all_threads(work, chunks, group)?;
-        let distinct = parts.iter().map(|part| part.len() as u64).sum();
+        let distinct = count(&parts) as u64;
         let mut left = plan.top.unwrap_or(u64::MAX);
         let wanted = |range| {
             let held: usize = grouped.iter().map(|grouped: &Grouped| grouped.len(range)).sum();
@@ -106,6 +116,11 @@ impl<V: Value> Sorted<V> {
         let next = |_| Ok(ranges.next().map_or(Next::End, Next::Task));
         in_order(self.threads.min(self.wanted.len()), next, worker, take)
     }
+}
+
+/// Returns the number of rows.
+fn count<V>(parts: &[Vec<Row<V>>]) -> usize {
+    parts.iter().map(Vec::len).sum()
 }
 
 /// Why a merge did not end.

@@ -44,6 +44,8 @@ pub struct WorkerOptions {
     pub memory: u64,
     /// Ends the worker after such a time without a client.
     pub idle_timeout: Option<Duration>,
+    /// Whether clients that prove nothing may run commands and read files here.
+    pub allow_commands: bool,
     /// Resident memory of this process, for `status`.
     pub resident_bytes: fn() -> u64,
 }
@@ -189,6 +191,12 @@ impl Server {
 
     fn leave(&self, job: JobId) {
         self.jobs().remove(&job);
+    }
+
+    /// Tells whether the client at the other end may run commands and read files here: who has proven who it is may do
+    /// as much over SSH.
+    fn trusts(&self, connection: &Connection) -> bool {
+        connection.proven.is_some() || self.options.allow_commands
     }
 
     fn clients(&self) -> MutexGuard<'_, Clients> {

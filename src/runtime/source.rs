@@ -56,7 +56,36 @@ pub trait SplitSource: Send + Sync {
     fn describe(&self, split: &Split) -> String;
 }
 
-/// Takes the result.
+/// Where the result of a run goes.
+pub enum Output<V> {
+    /// As a whole, in its order.
+    Whole(Box<dyn Sink<V>>),
+    /// In parts, one for each worker that reduces, each in order.
+    Parted(Box<dyn Parts<V>>),
+}
+
+/// Takes the result in parts. Dropped unfinished, it leaves nothing.
+pub trait Parts<V>: Send + Sync {
+    /// Forgets all parts that there are: a merge begins.
+    ///
+    /// # Errors
+    /// If there is no place for new ones.
+    fn begin(&mut self) -> io::Result<()>;
+
+    /// Begins the part with this number, counted from zero.
+    ///
+    /// # Errors
+    /// If it cannot be created.
+    fn part(&self, number: usize) -> io::Result<Box<dyn Sink<V>>>;
+
+    /// Makes all parts final, each of which is finished.
+    ///
+    /// # Errors
+    /// If they cannot be had under their name.
+    fn finish(self: Box<Self>) -> io::Result<()>;
+}
+
+/// Takes the result, or a part of it.
 pub trait Sink<V>: Send {
     /// Returns what gives entries the form in which this sink takes them.
     fn form(&self) -> Arc<dyn Form<V>>;

@@ -209,9 +209,8 @@ impl<J: Job> Runner<J> {
                 Ok(())
             }
             Command::Send { epoch } => self.send(epoch),
-            Command::Reduce { epoch, top } => {
-                self.with_attempt(epoch, |attempt, runner| attempt.reduce(&runner.inbox, top, &runner.inputs))
-            }
+            Command::Reduce { epoch, limits } => self
+                .with_attempt(epoch, |attempt, runner| attempt.reduce(&runner.inbox, limits, &runner.inputs)),
             Command::Fetch { epoch, credit } => {
                 self.with_attempt(epoch, |attempt, runner| attempt.fetch(credit, &runner.tell))
             }

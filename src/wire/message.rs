@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::logic::ids::{Epoch, JobId, SplitId, WorkerId};
+use crate::logic::limits::Limits;
 use crate::logic::packing::{Compress, Packing};
 use crate::logic::partition::{Partition, Seed};
 
@@ -101,10 +102,10 @@ pub enum ToWorker {
         epoch: Epoch,
         routes: Routes,
     },
-    /// All streams have arrived: fold and sort. With `top`, only so many entries will be fetched.
+    /// All streams have arrived: fold and sort. Only entries within the limits will be fetched.
     Reduce {
         epoch: Epoch,
-        top: Option<u64>,
+        limits: Limits,
     },
     /// Send the result, packed so, no more batches than there is credit for.
     Fetch {
@@ -271,8 +272,8 @@ pub fn read_message<M: DeserializeOwned>(from: &mut impl Read, limit: usize) -> 
 }
 
 /// Bytes before the name and the text in a frame of [`Kind::Split`]: the split's id, whether its execution is
-/// provisional, how the file is compressed, where the text begins in it, the length of the file's name, and how the text
-/// is packed. Numbers are little-endian.
+/// provisional, how the file is compressed, where the text begins in it, the length of the file's name, and how the
+/// text is packed. Numbers are little-endian.
 pub const SPLIT_HEADER_BYTES: usize = 8 + 1 + 1 + 8 + 2 + PACK_HEADER_BYTES;
 
 /// Bytes of a file's name that travel with its splits; of a longer one, those that come first.

@@ -42,6 +42,7 @@ fn serve(threads: usize) -> Served {
         threads,
         memory: u64::MAX,
         idle_timeout: None,
+        allow_commands: false,
         resident_bytes: || 0,
     };
     std::thread::spawn(move || {
@@ -90,6 +91,7 @@ impl Case<'_> {
             workers: workers(self.workers),
             servers: None,
             top: self.top,
+            min_count: None,
             destination: Destination::File(output.to_owned()),
             format: Format::Tsv,
             split_size: self.split_bytes,

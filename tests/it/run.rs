@@ -389,7 +389,10 @@ fn file_that_changes_meanwhile_is_an_error() {
         running.stdin.as_mut().unwrap().write_all(&numbers(20_000)).unwrap();
         fs::write(&path, "short").unwrap();
         let failed = running.wait().expect_code(1);
-        assert_says(&failed, &["error: could not map the split of input.txt, bytes 0 to ", "became shorter"]);
+        assert_says(
+            &failed,
+            &["error: job wordcount: could not map the split of input.txt, bytes 0 to ", "became shorter"],
+        );
         assert!(!failed.stderr.contains("worker"), "{}", failed.stderr);
         // One that was replaced is still there for who has opened it.
         fs::write(&path, numbers(20_000)).unwrap();

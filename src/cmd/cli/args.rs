@@ -187,6 +187,10 @@ pub struct Serve {
     #[command(flatten)]
     pub plaintext: Plaintext,
 
+    /// Let clients that prove nothing run commands and read files here
+    #[arg(long)]
+    pub allow_commands: bool,
+
     #[command(flatten)]
     pub means: Means,
 
@@ -216,9 +220,18 @@ pub struct Run<P: Args> {
     #[arg(long, value_name = "K", value_parser = values::count)]
     pub top: Option<usize>,
 
-    /// Write the result to FILE, whole or not at all [default: standard output]
+    /// Write only entries that were counted K times or more
+    #[arg(long, value_name = "K", value_parser = values::count)]
+    pub min_count: Option<usize>,
+
+    /// Write the result to FILE, whole or not at all; packed if its name ends with .gz or .zst [default: standard
+    /// output]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+
+    /// Write the result as part-00000.tsv and so on into a new directory, a sorted file for each worker that reduces
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["output", "top"])]
+    pub partitioned: Option<PathBuf>,
 
     /// How the result is written [default: as the suffix of the output file says, else tsv]
     #[arg(long, value_enum, value_name = "FORMAT")]
@@ -377,6 +390,7 @@ pub enum FormatName {
     Tsv,
     Csv,
     Json,
+    Parquet,
 }
 
 /// Names of the packings, and of their choice. They have no help of their own, as the formats.
@@ -423,6 +437,7 @@ impl From<FormatName> for Format {
             FormatName::Tsv => Format::Tsv,
             FormatName::Csv => Format::Csv,
             FormatName::Json => Format::Json,
+            FormatName::Parquet => Format::Parquet,
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::cmd::run::{RunOptions, Workers};
 use crate::cmd::serve::ServeOptions;
 use crate::cmd::status::StatusOptions;
 use crate::cmd::stop::StopOptions;
-use crate::edge::output::{Destination, Format};
+use crate::edge::output::{self, Destination, Format};
 
 use super::args::{Command, CommandLine, Deploy, Discover, Run, Serve, Status, Stop};
 use super::{Console, completions};
@@ -107,6 +107,7 @@ fn serve(args: Serve) -> ServeOptions {
         idle_timeout: args.idle_timeout,
         identity: args.identity,
         plaintext: args.plaintext.insecure_plaintext,
+        allow_commands: args.allow_commands,
         detach: args.detach,
     }
 }
@@ -118,12 +119,13 @@ fn run<P: clap::Args>(args: Run<P>, terminal: bool) -> (RunOptions, P) {
         (false, named) => Workers::Named(named),
     };
     let format = args.format.map(Format::from);
-    let guessed = args.output.as_deref().map_or(Format::Tsv, format_of);
-    let destination = match args.output {
-        Some(path) if path == Path::new("-") => Destination::Stdout,
-        Some(path) => Destination::File(path),
-        None if terminal && format.is_none() => Destination::Table,
-        None => Destination::Stdout,
+    let named = args.output.as_deref().map(output::read_name).unwrap_or_default();
+    let destination = match (args.output, args.partitioned) {
+        (Some(path), _) if path == Path::new("-") => Destination::Stdout,
+        (Some(path), _) => Destination::File(path),
+        (None, Some(path)) => Destination::Directory(path),
+        (None, None) if terminal && format.is_none() => Destination::Table,
+        (None, None) => Destination::Stdout,
     };
     let top = match destination {
         Destination::Table => args.top.or(Some(TABLE_ENTRIES)),
@@ -135,8 +137,9 @@ fn run<P: clap::Args>(args: Run<P>, terminal: bool) -> (RunOptions, P) {
         workers,
         servers: args.servers,
         top,
+        min_count: args.min_count.map(|count| count as u64),
         destination,
-        format: format.unwrap_or(guessed),
+        format: format.or(named.format).unwrap_or_default(),
         split_size: args.split_size,
         report: args.report,
         threads: args.threads,
@@ -160,16 +163,6 @@ fn is_given(matches: &ArgMatches, command: &str, flag: &str) -> bool {
 
 /// Entries that a terminal is shown without `--top`: what fits a small window beside the phase table.
 const TABLE_ENTRIES: usize = 20;
-
-/// Guesses the format of an output file from the suffix of its name.
-fn format_of(path: &Path) -> Format {
-    let suffix = path.extension().map(|suffix| suffix.to_ascii_lowercase());
-    match suffix.as_deref().and_then(|suffix| suffix.to_str()) {
-        Some("csv") => Format::Csv,
-        Some("json" | "jsonl" | "ndjson") => Format::Json,
-        _ => Format::Tsv,
-    }
-}
 
 fn status(args: Status) -> StatusOptions {
     StatusOptions {

@@ -12,6 +12,8 @@ use crate::cmd::cli::Exit;
 
 /// What names what a failure is about.
 pub(super) struct Told<'t> {
+    /// The job's.
+    pub job: &'t str,
     /// The workers', spares included; there are none in-process.
     pub names: &'t [String],
     pub source: &'t dyn SplitSource,
@@ -26,7 +28,7 @@ impl Told<'_> {
             Failure::NoWorkerLeft(Loss { phase, cause, .. }) | Failure::GaveUp(Loss { phase, cause, .. })
                 if self.names.is_empty() =>
             {
-                (anyhow!(cause).context(format!("the job failed in {phase}")), None)
+                (anyhow!(cause).context(format!("job {} failed in {phase}", self.job)), None)
             }
             Failure::NoWorkerLeft(last) => {
                 let advice = advice_for(&last.cause).unwrap_or_else(|| self.start_again());
@@ -44,6 +46,7 @@ impl Told<'_> {
                     _ => format!("{workers} workers could not map the split of {place}; the last was {name}"),
                 };
                 let advice = if lacks_memory(&cause) { GIVE_MORE } else { MEND_OR_TAKE_OUT };
+                let failed = format!("job {}: {failed}", self.job);
                 (anyhow!(cause).context(failed), (!self.names.is_empty()).then(|| advice.to_owned()))
             }
             Failure::Input { cause } => (anyhow!(cause).context("the input cannot be read"), None),
@@ -69,8 +72,11 @@ impl Told<'_> {
 
     fn gave_up(&self, last: Loss) -> Error {
         let Loss { worker, phase, cause, .. } = last;
-        let context =
-            format!("workers gave up for the same reason, {} the last, in {phase}", self.name(worker));
+        let context = format!(
+            "job {}: workers gave up for the same reason, {} the last, in {phase}",
+            self.job,
+            self.name(worker)
+        );
         anyhow!(cause).context(context)
     }
 
@@ -144,6 +150,7 @@ mod tests {
             workers,
             servers: None,
             top: None,
+            min_count: None,
             destination: Destination::Stdout,
             format: Format::Tsv,
             split_size: None,
@@ -159,7 +166,7 @@ mod tests {
             new_host_keys: Default::default(),
         };
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let told = Told { names: &names, source: input.as_ref(), options: &options };
+        let told = Told { job: "wordcount", names: &names, source: input.as_ref(), options: &options };
         let error = told.explain(RunError { failure, output: None });
         assert_eq!(error.exit, Exit::Failure);
         let said = format!("{:#}", error.cause).replace(&directory.path().display().to_string(), "");
@@ -191,13 +198,16 @@ mod tests {
         assert_eq!(text, "worker a:1 was lost in reduce: it is gone");
         assert!(advice.unwrap().contains("`serve`"));
         let (text, advice) = said(&[], Workers::Local, Failure::NoWorkerLeft(last(0, None)));
-        assert_eq!((text.as_str(), advice), ("the job failed in reduce: it is gone", None));
+        assert_eq!((text.as_str(), advice), ("job wordcount failed in reduce: it is gone", None));
     }
 
     #[test]
     fn workers_that_give_up_alike_tell_why() {
         let (text, advice) = said(&["a", "b", "c"], Workers::Deployed, Failure::GaveUp(last(2, None)));
-        assert_eq!(text, "workers gave up for the same reason, c the last, in reduce: it is gone");
+        assert_eq!(
+            text,
+            "job wordcount: workers gave up for the same reason, c the last, in reduce: it is gone"
+        );
         assert_eq!(advice.unwrap(), SEE_WORKERS);
         for (cause, expected) in [
             ("the job panicked: no (--memory) of it", MEND),
@@ -251,13 +261,19 @@ mod tests {
         let (text, advice) = said(&["a", "b", "c"], Workers::Deployed, failed(3));
         assert_eq!(
             text,
-            "3 workers could not map the split of /book.txt, bytes 2 to 7; the last was b: the job panicked: poison"
+            "job wordcount: 3 workers could not map the split of /book.txt, bytes 2 to 7; the last was b: the job panicked: poison"
         );
         assert!(advice.unwrap().contains("run --local"));
         let (text, _) = said(&["a", "b", "c"], Workers::Deployed, failed(1));
-        assert!(text.starts_with("worker b could not map the split of /book.txt, bytes 2 to 7: "), "{text}");
+        assert!(
+            text.starts_with("job wordcount: worker b could not map the split of /book.txt, bytes 2 to 7: "),
+            "{text}"
+        );
         let (text, advice) = said(&[], Workers::Local, failed(1));
-        assert!(text.starts_with("could not map the split of /book.txt, bytes 2 to 7: "), "{text}");
+        assert!(
+            text.starts_with("job wordcount: could not map the split of /book.txt, bytes 2 to 7: "),
+            "{text}"
+        );
         assert_eq!(advice, None);
     }
 }

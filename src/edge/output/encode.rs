@@ -1,26 +1,35 @@
 //! Encode: one entry of the result, in each format, appended to a buffer.
 
+mod lines;
+
 use std::io;
+use std::sync::Arc;
 
 use csv_core::{Terminator, WriteResult, Writer, WriterBuilder};
 
-use super::Format;
 use crate::edge::sanitize::{sanitize_bytes, sanitize_json};
-use crate::job::Value;
+use crate::job::{Job, Value};
 use crate::runtime::source::Form;
 
-/// Renders entries in one format. Nothing is allocated per entry in TSV and CSV, but for a terminal.
-pub struct Encoder {
+/// Renders the entries of a job in one format. Nothing is allocated per entry, but for a terminal.
+pub struct Encoder<J> {
+    job: Arc<J>,
     shape: Shape,
     /// Whether what is rendered goes to a terminal.
     terminal: bool,
 }
 
+/// A format of text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Text {
+    Tsv,
+    Csv,
+    Json,
+}
+
 enum Shape {
     Tsv,
-    Csv {
-        columns: [&'static str; 2],
-    },
+    Csv,
     Json {
         /// `{"word":` and `,"count":`, made once.
         before_key: Vec<u8>,
@@ -28,46 +37,33 @@ enum Shape {
     },
 }
 
-impl Encoder {
-    pub fn new(format: Format, columns: [&'static str; 2], terminal: bool) -> Self {
-        let shape = match format {
-            Format::Tsv => Shape::Tsv,
-            Format::Csv => Shape::Csv { columns },
-            Format::Json => Shape::Json {
-                before_key: format!("{{{}:", serde_json::Value::from(columns[0])).into_bytes(),
-                before_value: format!(",{}:", serde_json::Value::from(columns[1])).into_bytes(),
+impl<J: Job> Encoder<J> {
+    pub fn new(text: Text, job: &Arc<J>, terminal: bool) -> Self {
+        let [key, value] = J::COLUMNS.map(serde_json::Value::from);
+        let shape = match text {
+            Text::Tsv => Shape::Tsv,
+            Text::Csv => Shape::Csv,
+            Text::Json => Shape::Json {
+                before_key: format!("{{{key}:").into_bytes(),
+                before_value: format!(",{value}:").into_bytes(),
             },
         };
-        Encoder { shape, terminal }
+        Encoder { job: job.clone(), shape, terminal }
     }
 
     /// Appends what stands before the first entry.
     pub fn head(&self, out: &mut Vec<u8>) {
-        if let Shape::Csv { columns } = self.shape {
-            record(&mut csv_writer(), [columns[0].as_bytes(), columns[1].as_bytes()], out);
+        if let Shape::Csv = self.shape {
+            record(&mut csv_writer(), J::COLUMNS.map(str::as_bytes), out);
         }
     }
-}
 
-impl<V: Value> Form<V> for Encoder {
-    /// # Errors
-    /// If a value has no JSON form.
-    fn render(&self, entries: &[(&[u8], &V)], out: &mut Vec<u8>) -> io::Result<()> {
-        out.reserve(entries.iter().map(|(key, _)| key.len() + ENTRY_BYTES).sum());
-        if self.terminal {
-            return self.shape.render_for_terminal(entries, out);
-        }
-        self.shape.render(entries, out)
-    }
-}
-
-impl Shape {
-    fn render<V: Value>(&self, entries: &[(&[u8], &V)], out: &mut Vec<u8>) -> io::Result<()> {
-        match self {
+    fn render_plain(&self, entries: &[(&[u8], &J::Value)], out: &mut Vec<u8>) -> io::Result<()> {
+        match &self.shape {
             Shape::Tsv => {
                 for (key, value) in entries {
                     let start = out.len();
-                    out.extend_from_slice(key);
+                    self.job.render_key(key, out);
                     out.push(b'\t');
                     let between = out.len();
                     value.render(out);
@@ -77,20 +73,22 @@ impl Shape {
                     out.push(b'\n');
                 }
             }
-            Shape::Csv { .. } => {
-                let (mut writer, mut text) = (csv_writer(), Vec::new());
+            Shape::Csv => {
+                let (mut writer, mut shown, mut text) = (csv_writer(), Vec::new(), Vec::new());
                 for (key, value) in entries {
-                    text.clear();
-                    value.render(&mut text);
-                    record(&mut writer, [key, &text], out);
+                    self.render_columns(key, value, &mut shown, &mut text);
+                    record(&mut writer, [&shown, &text], out);
                 }
             }
             Shape::Json { before_key, before_value } => {
+                let mut shown = Vec::new();
                 for (key, value) in entries {
+                    shown.clear();
+                    self.job.render_key(key, &mut shown);
                     out.extend_from_slice(before_key);
-                    serde_json::to_writer(&mut *out, &String::from_utf8_lossy(key))?;
+                    serde_json::to_writer(&mut *out, &String::from_utf8_lossy(&shown)).map_err(no_json)?;
                     out.extend_from_slice(before_value);
-                    serde_json::to_writer(&mut *out, value)?;
+                    serde_json::to_writer(&mut *out, value).map_err(no_json)?;
                     out.extend_from_slice(b"}\n");
                 }
             }
@@ -99,25 +97,50 @@ impl Shape {
     }
 
     /// Renders entries so that none of their bytes steers a terminal, ends a line, or is taken for a column.
-    fn render_for_terminal<V: Value>(&self, entries: &[(&[u8], &V)], out: &mut Vec<u8>) -> io::Result<()> {
-        if let Shape::Json { .. } = self {
+    fn render_for_terminal(&self, entries: &[(&[u8], &J::Value)], out: &mut Vec<u8>) -> io::Result<()> {
+        if let Shape::Json { .. } = self.shape {
             let mut json = Vec::new();
-            self.render(entries, &mut json)?;
+            self.render_plain(entries, &mut json)?;
             out.extend_from_slice(sanitize_json(&String::from_utf8_lossy(&json)).as_bytes());
             return Ok(());
         }
-        let mut raw = Vec::new();
+        let (mut shown, mut text) = (Vec::new(), Vec::new());
         for (key, value) in entries {
-            raw.clear();
-            value.render(&mut raw);
-            let (key, value) = (sanitize_bytes(key), sanitize_bytes(&raw));
-            match self {
-                Shape::Csv { .. } => record(&mut csv_writer(), [key.as_bytes(), value.as_bytes()], out),
+            self.render_columns(key, value, &mut shown, &mut text);
+            let (key, value) = (sanitize_bytes(&shown), sanitize_bytes(&text));
+            match self.shape {
+                Shape::Csv => record(&mut csv_writer(), [key.as_bytes(), value.as_bytes()], out),
                 _ => out.extend_from_slice(format!("{key}\t{value}\n").as_bytes()),
             }
         }
         Ok(())
     }
+
+    /// Puts the text forms of a key and a value in the place of what two buffers hold.
+    fn render_columns(&self, key: &[u8], value: &J::Value, shown: &mut Vec<u8>, text: &mut Vec<u8>) {
+        shown.clear();
+        self.job.render_key(key, shown);
+        text.clear();
+        value.render(text);
+    }
+}
+
+impl<J: Job> Form<J::Value> for Encoder<J> {
+    /// # Errors
+    /// If a value has no JSON form.
+    fn render(&self, entries: &[(&[u8], &J::Value)], out: &mut Vec<u8>) -> io::Result<()> {
+        out.reserve(entries.iter().map(|(key, _)| key.len() + ENTRY_BYTES).sum());
+        match self.terminal {
+            _ if J::Value::LINES => lines::render(&self.shape, self.terminal, entries, out),
+            true => self.render_for_terminal(entries, out),
+            false => self.render_plain(entries, out),
+        }
+    }
+}
+
+/// JSON has no maps but those whose keys are texts, say.
+fn no_json(error: serde_json::Error) -> io::Error {
+    io::Error::other(format!("a value of the result has no JSON form: {error}"))
 }
 
 /// Bytes that an entry needs beside its key, most of the time.
@@ -190,13 +213,15 @@ fn append(out: &mut Vec<u8>, room: usize, write: impl FnOnce(&mut [u8]) -> (Writ
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jobs::word_count::{Params, WordCount};
 
-    fn encoded(format: Format, entries: &[(&[u8], u64)]) -> Vec<u8> {
+    fn encoded(format: Text, entries: &[(&[u8], u64)]) -> Vec<u8> {
         rendered(format, entries, false)
     }
 
-    fn rendered(format: Format, entries: &[(&[u8], u64)], terminal: bool) -> Vec<u8> {
-        let encoder = Encoder::new(format, ["word", "count"], terminal);
+    fn rendered(text: Text, entries: &[(&[u8], u64)], terminal: bool) -> Vec<u8> {
+        let job = Arc::new(WordCount::new(Params::default()).unwrap());
+        let encoder = Encoder::new(text, &job, terminal);
         let mut out = Vec::new();
         encoder.head(&mut out);
         let entries: Vec<_> = entries.iter().map(|(key, value)| (*key, value)).collect();
@@ -205,33 +230,33 @@ mod tests {
     }
 
     #[track_caller]
-    fn assert_encoded(format: Format, entries: &[(&[u8], u64)], expected: &[u8]) {
+    fn assert_encoded(format: Text, entries: &[(&[u8], u64)], expected: &[u8]) {
         assert_eq!(encoded(format, entries).escape_ascii().to_string(), expected.escape_ascii().to_string());
     }
 
     #[test]
     fn tsv_keeps_bytes_and_escapes_what_ends_lines_and_columns() {
-        assert_encoded(Format::Tsv, &[(b"the", 1642), (b"\xff\0\\n", 1)], b"the\t1642\n\xff\0\\n\t1\n");
-        assert_encoded(Format::Tsv, &[(b"a\tb\nc\rd", u64::MAX)], b"a\\tb\\nc\\rd\t18446744073709551615\n");
-        assert_encoded(Format::Tsv, &[(b"", 0)], b"\t0\n");
-        assert_encoded(Format::Tsv, &[], b"");
+        assert_encoded(Text::Tsv, &[(b"the", 1642), (b"\xff\0\\n", 1)], b"the\t1642\n\xff\0\\n\t1\n");
+        assert_encoded(Text::Tsv, &[(b"a\tb\nc\rd", u64::MAX)], b"a\\tb\\nc\\rd\t18446744073709551615\n");
+        assert_encoded(Text::Tsv, &[(b"", 0)], b"\t0\n");
+        assert_encoded(Text::Tsv, &[], b"");
     }
 
     #[test]
     fn csv_quotes_what_needs_it() {
-        assert_encoded(Format::Csv, &[], b"word,count\r\n");
+        assert_encoded(Text::Csv, &[], b"word,count\r\n");
         assert_encoded(
-            Format::Csv,
+            Text::Csv,
             &[(b"plain", 1), (b"a,b", 2), (b"say \"it\"", 3), (b"two\nlines", 4), (b"\r", 5), (b"\"\"\"", 6)],
             b"word,count\r\nplain,1\r\n\"a,b\",2\r\n\"say \"\"it\"\"\",3\r\n\"two\nlines\",4\r\n\"\r\",5\r\n\
                 \"\"\"\"\"\"\"\",6\r\n",
         );
-        assert_encoded(Format::Csv, &[(b"", 7), (b"\xff", 8)], b"word,count\r\n,7\r\n\xff,8\r\n");
+        assert_encoded(Text::Csv, &[(b"", 7), (b"\xff", 8)], b"word,count\r\n,7\r\n\xff,8\r\n");
     }
 
     #[test]
     fn json_lines_are_json() {
-        let text = encoded(Format::Json, &[(b"say \"it\"\n", 3), (b"\xff\xc3\xa9", 1)]);
+        let text = encoded(Text::Json, &[(b"say \"it\"\n", 3), (b"\xff\xc3\xa9", 1)]);
         let lines: Vec<serde_json::Value> = text
             .split(|b| *b == b'\n')
             .filter(|l| !l.is_empty())
@@ -251,18 +276,18 @@ mod tests {
         let hostile = "\x1b[2J\x07a\tb\r\nthe\t9\u{9b}31m\u{202e}\"".as_bytes();
         let entries = [(hostile, 1), (b"\xff\x7f", 2)];
         let shown = r#"\u{1b}[2J\u{7}a\tb\r\nthe\t9\u{9b}31m\u{202e}""#;
-        let tsv = String::from_utf8(rendered(Format::Tsv, &entries, true)).unwrap();
+        let tsv = String::from_utf8(rendered(Text::Tsv, &entries, true)).unwrap();
         assert_eq!(tsv, format!("{shown}\t1\n\u{fffd}\\u{{7f}}\t2\n"));
-        let csv = String::from_utf8(rendered(Format::Csv, &entries, true)).unwrap();
+        let csv = String::from_utf8(rendered(Text::Csv, &entries, true)).unwrap();
         let quoted = shown.replace('"', "\"\"");
         assert_eq!(csv, format!("word,count\r\n\"{quoted}\",1\r\n\u{fffd}\\u{{7f}},2\r\n"));
-        let json = rendered(Format::Json, &entries, true);
+        let json = rendered(Text::Json, &entries, true);
         assert!(!json.iter().any(|byte| byte.is_ascii_control() && *byte != b'\n'));
         let values = |json: &[u8]| -> Vec<serde_json::Value> {
             let lines = json.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
             lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
         };
-        assert_eq!(values(&json), values(&rendered(Format::Json, &entries, false)));
+        assert_eq!(values(&json), values(&rendered(Text::Json, &entries, false)));
         assert!(!String::from_utf8(json).unwrap().contains(['\u{9b}', '\u{202e}']));
     }
 }

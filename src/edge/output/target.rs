@@ -30,6 +30,8 @@ enum Place {
         mode: Option<u32>,
         _guard: RemoveAtExit,
     },
+    /// A file whose directory is not where it will be.
+    Inside(File),
     /// Standard output, a device or a named pipe.
     Direct(File),
 }
@@ -55,7 +57,7 @@ impl Target {
     /// If it is a directory, or its own directory cannot be written to.
     pub fn file(path: &Path) -> anyhow::Result<Self> {
         let name = path.display();
-        if STDOUT_NAMES.iter().any(|stdout| path == Path::new(stdout)) {
+        if is_stdout(path) {
             return Target::stdout().with_context(|| name.to_string());
         }
         match fs::metadata(path) {
@@ -84,19 +86,28 @@ impl Target {
         }
     }
 
+    /// Returns a file of a directory that is renamed at its end; errors call it `name`.
+    pub fn inside(name: String, file: File) -> Self {
+        Target::new(name, Place::Inside(file))
+    }
+
     /// # Errors
     /// If not all could be written; the error names the target.
     pub fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         let file = match &mut self.place {
             Place::Whole { temporary, .. } => temporary.as_file_mut(),
-            Place::Direct(file) => file,
+            Place::Inside(file) | Place::Direct(file) => file,
         };
         file.write_all(bytes).map_err(|error| named(&self.name, error))?;
         self.written += bytes.len() as u64;
-        if let Place::Whole { temporary, .. } = &self.place
-            && self.written - self.begun >= WRITE_BACK_BYTES
-        {
-            begin_write_back(temporary.as_file(), self.begun, self.written);
+        if self.written - self.begun >= WRITE_BACK_BYTES {
+            match &self.place {
+                Place::Whole { temporary, .. } => {
+                    begin_write_back(temporary.as_file(), self.begun, self.written);
+                }
+                Place::Inside(file) => begin_write_back(file, self.begun, self.written),
+                Place::Direct(_) => {}
+            }
             self.begun = self.written;
         }
         Ok(())
@@ -166,8 +177,10 @@ impl Place {
     }
 
     fn finish(self) -> io::Result<()> {
-        let Place::Whole { temporary, path, mode, _guard } = self else {
-            return Ok(());
+        let (temporary, path, mode, _guard) = match self {
+            Place::Whole { temporary, path, mode, _guard } => (temporary, path, mode, _guard),
+            Place::Inside(file) => return file.sync_all(),
+            Place::Direct(_) => return Ok(()),
         };
         if let Some(mode) = mode {
             temporary.as_file().set_permissions(Permissions::from_mode(mode))?;
@@ -179,18 +192,24 @@ impl Place {
 }
 
 /// Takes away the path that `tempfile` adds: of a file that nobody has heard of.
-fn without_path(error: io::Error) -> io::Error {
+pub fn without_path(error: io::Error) -> io::Error {
     match error.to_string().rsplit_once(" at path ") {
         Some((what, _)) => io::Error::new(error.kind(), what.to_owned()),
         None => error,
     }
 }
 
-fn named(name: &str, error: io::Error) -> io::Error {
+/// Has `error` name what it is about.
+pub fn named(name: &str, error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::BrokenPipe => io::Error::new(io::ErrorKind::BrokenPipe, ClosedPipe),
         kind => io::Error::new(kind, format!("{name}: {error}")),
     }
+}
+
+/// Tells whether `path` is a name of standard output.
+pub fn is_stdout(path: &Path) -> bool {
+    STDOUT_NAMES.iter().any(|stdout| path == Path::new(stdout))
 }
 
 /// Names that standard output has as a file. Where it leads to a file, that is to be written, not replaced.

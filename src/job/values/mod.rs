@@ -21,7 +21,7 @@ mod bytes;
 mod distinct;
 mod extremes;
 #[cfg(test)]
-mod laws;
+pub(crate) mod laws;
 mod numbers;
 mod sample;
 mod set;
@@ -33,6 +33,8 @@ mod tuples;
 pub use bag::Bag;
 pub use distinct::Distinct;
 pub use extremes::{Max, Min};
+#[cfg(test)]
+pub(crate) use laws::laws;
 pub use numbers::Real;
 pub use sample::Sample;
 pub use set::Set;

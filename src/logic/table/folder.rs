@@ -217,6 +217,11 @@ impl<V: Clone, H: KeyHash, C: Fn(&mut V, V)> Emit<V> for Batch<'_, V, H, C> {
 }
 
 impl<V: Clone, H: KeyHash, C: Fn(&mut V, V)> Batch<'_, V, H, C> {
+    /// Returns the bytes of memory that the folder holds, without what values own elsewhere.
+    pub fn memory_bytes(&self) -> usize {
+        self.folder.memory_bytes()
+    }
+
     /// Folds what waits, and returns how many pairs there were in all.
     pub fn finish(self) -> u64 {
         self.folder.advance(&self.combine);

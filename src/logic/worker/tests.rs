@@ -225,7 +225,7 @@ fn what_is_late_of_an_abandoned_epoch_counts_nothing() {
     let ended = Event::StreamEnded { epoch: Epoch(2), source: WorkerId(2) };
     let reply = Reply::Shuffled { epoch: Epoch(2), sent_bytes: 6 };
     assert_eq!(worker.handle(ended), [Command::Reply(reply)]);
-    worker.handle(Event::Reduce { epoch: Epoch(2), top: None });
+    worker.handle(Event::Reduce { epoch: Epoch(2), limits: Limits::default() });
     for result in [Ok(Reduced::default()), Err("it is over".to_owned())] {
         assert_eq!(worker.handle(Event::ReducedAll { epoch: Epoch(1), result }), []);
     }
@@ -243,7 +243,7 @@ fn takes_splits_and_newer_epochs_in_every_state_and_abandons_what_runs() {
                 worker.handle(shuffle(1, &[0]));
             }
             let steps = [
-                Event::Reduce { epoch: EPOCH, top: None },
+                Event::Reduce { epoch: EPOCH, limits: Limits::default() },
                 Event::ReducedAll { epoch: EPOCH, result: Ok(Reduced::default()) },
                 Event::Fetch { epoch: EPOCH, credit: 4 },
             ];
@@ -270,7 +270,7 @@ fn takes_splits_and_newer_epochs_in_every_state_and_abandons_what_runs() {
 #[test]
 fn refuses_what_comes_out_of_order() {
     let mut worker = Worker::new(WorkerId(0), 2);
-    assert!(refused(&worker.handle(Event::Reduce { epoch: EPOCH, top: None })));
+    assert!(refused(&worker.handle(Event::Reduce { epoch: EPOCH, limits: Limits::default() })));
     assert!(refused(&worker.handle(Event::Fetch { epoch: EPOCH, credit: 1 })));
     assert!(refused(&worker.handle(Event::Credit { epoch: EPOCH, batches: 1 })));
     assert!(refused(&worker.handle(shuffle(1, &[1, 2]))), "a shuffle among others");
@@ -278,7 +278,10 @@ fn refuses_what_comes_out_of_order() {
     assert!(refused(&worker.handle(shuffle(1, &[0]))), "a split is in flight");
     worker.handle(executed(1, 0));
     worker.handle(shuffle(1, &[0]));
-    assert!(refused(&worker.handle(Event::Reduce { epoch: EPOCH, top: None })), "it is not shuffled");
+    assert!(
+        refused(&worker.handle(Event::Reduce { epoch: EPOCH, limits: Limits::default() })),
+        "it is not shuffled"
+    );
 }
 
 #[test]
@@ -287,7 +290,7 @@ fn credit_of_a_merge_that_was_broken_off_is_for_nobody() {
     let credit = |epoch| Event::Credit { epoch: Epoch(epoch), batches: 1 };
     assert_eq!(worker.handle(credit(1)), []);
     assert_eq!(worker.handle(credit(2)), []);
-    worker.handle(Event::Reduce { epoch: Epoch(2), top: None });
+    worker.handle(Event::Reduce { epoch: Epoch(2), limits: Limits::default() });
     worker.handle(Event::ReducedAll { epoch: Epoch(2), result: Ok(Reduced::default()) });
     worker.handle(Event::Fetch { epoch: Epoch(2), credit: 4 });
     assert_eq!(worker.handle(credit(1)), []);
@@ -303,7 +306,7 @@ fn a_worker_that_cannot_send_or_reduce_gives_up_and_accuses_nobody() {
     assert_eq!(worker.handle(failed(Epoch(0))), [], "of an epoch that is over");
     assert!(refused(&worker.handle(failed(EPOCH))));
     let mut worker = shuffled(1);
-    worker.handle(Event::Reduce { epoch: EPOCH, top: None });
+    worker.handle(Event::Reduce { epoch: EPOCH, limits: Limits::default() });
     let failed = Event::ReducedAll { epoch: EPOCH, result: Err("the job panicked".to_owned()) };
     assert!(refused(&worker.handle(failed)));
 }

@@ -11,11 +11,10 @@ use crate::job::Job;
 use crate::logic::coordinator::{Event, Phase};
 use crate::logic::ids::{Epoch, WorkerId};
 use crate::runtime::arrival::{Arriving, Piece};
-use crate::runtime::collect::{Streams, write_merged};
+use crate::runtime::collect::{Streams, Written, collect};
 use crate::runtime::link::Order;
 use crate::runtime::results::{Broken, CREDIT_BATCHES, Sorted};
-use crate::runtime::resumed::Resumed;
-use crate::runtime::source::Sink;
+use crate::runtime::source::Output;
 use crate::runtime::{guarded, spawn};
 
 use super::{Client, INBOX_EVENTS, Incoming, MERGE_GRACE};
@@ -23,7 +22,7 @@ use super::{Client, INBOX_EVENTS, Incoming, MERGE_GRACE};
 /// What a merge leaves when it ends, in whatever way.
 pub(super) struct Ended<V> {
     epoch: Epoch,
-    output: Resumed<V>,
+    output: Written<V>,
     /// A panic, which can only be the job's code, has its message.
     merged: Result<Result<(), Broken>, String>,
 }
@@ -31,7 +30,7 @@ pub(super) struct Ended<V> {
 /// Where the client's merge stands.
 pub(super) struct Merging<V> {
     /// The output, unless a merge is at work at it.
-    output: Option<Resumed<V>>,
+    output: Option<Written<V>>,
     /// Of the merge that is wanted now: results of another epoch are late.
     epoch: Option<Epoch>,
     /// Whether that merge waits for the output, which the one before has not given back.
@@ -49,9 +48,9 @@ pub(super) struct Merging<V> {
 }
 
 impl<V> Merging<V> {
-    pub(super) fn new(sink: Box<dyn Sink<V>>, n_workers: usize) -> Self {
+    pub(super) fn new(output: Output<V>, n_workers: usize) -> Self {
         Self {
-            output: Some(Resumed::new(sink)),
+            output: Some(Written::new(output)),
             epoch: None,
             waits: false,
             pieces: (0..n_workers).map(|_| None).collect(),
@@ -139,16 +138,16 @@ impl<J: Job> Client<'_, J> {
         }
     }
 
-    fn start_merge(&mut self, epoch: Epoch, mut output: Resumed<J::Value>) {
+    fn start_merge(&mut self, epoch: Epoch, mut output: Written<J::Value>) {
         let (ended, merge_ended) = bounded::<()>(1);
         self.merging.ended = merge_ended;
         let is_void = Arc::new(AtomicBool::new(false));
         self.merging.is_void = is_void.clone();
         let streams = self.open_streams(epoch);
-        let (job, top, entries) = (self.spec.job.clone(), self.spec.top, self.merging.entries.clone());
+        let (job, top, entries) = (self.spec.job.clone(), self.spec.limits.top, self.merging.entries.clone());
         let events = self.mailbox.sender.clone();
         let started = spawn("mr:merge".into(), move || {
-            let merged = guarded(|| write_merged(&job, streams, top, &mut output, &entries, &is_void));
+            let merged = guarded(|| collect(&job, streams, top, &mut output, &entries, &is_void));
             let _ = events.send(Incoming::MergeEnded(Ended { epoch, output, merged }));
             // Only now: the output is in the message.
             drop(ended);
@@ -240,7 +239,7 @@ mod tests {
     use std::io;
 
     use super::*;
-    use crate::runtime::source::Form;
+    use crate::runtime::source::{Form, Sink};
 
     /// A sink whose file is there as long as anybody holds it.
     struct Held(#[expect(dead_code, reason = "it is only held")] Arc<()>);
@@ -271,7 +270,7 @@ mod tests {
         // Links that have not ended hold senders.
         let (events, inbox) = bounded(INBOX_EVENTS);
         let file = Arc::new(());
-        let mut merging = Merging::new(Box::new(Held(file.clone())), 1);
+        let mut merging = Merging::new(Output::Whole(Box::new(Held(file.clone()))), 1);
         let (ended, merge_ended) = bounded::<()>(1);
         std::thread::scope(|scope| {
             if !matches!(place, Place::Here) {

@@ -39,7 +39,7 @@ pub(super) fn snapshot<J: Job>(
         workers_done: coordinator.workers().iter().filter(|worker| worker.acknowledged).count(),
         workers_asked: coordinator.members().len(),
         merged_entries: at.merged_entries,
-        total_entries: spec.top.map_or(totals.entries, |top| totals.entries.min(top)),
+        total_entries: spec.limits.top.map_or(totals.entries, |top| totals.entries.min(top)),
         workers: workers
             .map(|(worker, link)| WorkerSnapshot {
                 name: link.name.clone(),

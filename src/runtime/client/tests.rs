@@ -14,7 +14,7 @@ use crate::logic::split::Split;
 use crate::runtime::link::{Connection, Partner, connect_link};
 use crate::runtime::memory::pair;
 use crate::runtime::report::Snapshot;
-use crate::runtime::source::Form;
+use crate::runtime::source::{Form, Sink};
 use crate::wire::entries::encode_sorted;
 use crate::wire::frame::{Kind, MAX_PAYLOAD_BYTES, read_frame, write_frame};
 use crate::wire::message::{
@@ -362,7 +362,7 @@ fn run_over(faults: &[Fault], spares: usize, top: Option<u64>, waits: bool) -> R
         id: JobId(1),
         params: "{}".into(),
         seed: Seed([1, 2]),
-        top,
+        limits: Limits { top, min_count: None },
         split_bytes: Some(SPLIT_BYTES),
         input_bytes: Some(SPLITS * SPLIT_BYTES),
         input_files: 1,
@@ -379,7 +379,15 @@ fn run_over(faults: &[Fault], spares: usize, top: Option<u64>, waits: bool) -> R
     let sink = Kept { output: Arc::clone(&output), go_on: waits.then_some(go_on) };
     let mut watching = Watching { notes: Vec::new(), phases: Vec::new(), let_go };
     let (stop, began) = (crossbeam_channel::never(), Instant::now());
-    let report = run(spec, links, mailbox, Box::new(Cuts(0)), Box::new(sink), &stop, &mut watching);
+    let report = run(
+        spec,
+        links,
+        mailbox,
+        Box::new(Cuts(0)),
+        crate::runtime::source::Output::Whole(Box::new(sink)),
+        &stop,
+        &mut watching,
+    );
     let Watching { notes, phases, .. } = watching;
     Run { report, output, notes, phases, took: began.elapsed() }
 }

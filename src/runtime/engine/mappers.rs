@@ -200,8 +200,8 @@ struct Buffers<V> {
     folder: Option<Folder<V>>,
 }
 
-/// Gives the text of a split to `map`: as one, or in pieces that end where `cut` allows if it is to be unpacked. It goes
-/// through `buffer` if need be.
+/// Gives the text of a split to `map`: as one, or in pieces that end where `cut` allows if it is to be unpacked. It
+/// goes through `buffer` if need be.
 ///
 /// # Errors
 /// If it cannot be had or mapped.

@@ -12,12 +12,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::emitter::{Feed, Heap, fold_records};
 use super::{Work, lock, map_on_all_threads};
 use crate::job::{Emit, Job};
 use crate::logic::ids::SplitId;
 use crate::logic::table::{Folder, Table};
 use crate::runtime::guarded;
-use crate::runtime::pieces::{Map, Unmapped};
+use crate::runtime::pieces::Unmapped;
 
 /// The map tables of one job on one worker.
 pub(crate) struct MapTables<J: Job> {
@@ -41,18 +42,27 @@ struct Slot<V> {
     /// `None` until there is something to fold.
     folder: Option<Folder<V>>,
     splits: Vec<SplitId>,
+    /// Of what the folder's values own elsewhere.
+    heap: Heap,
+    /// Of all of it, as far as it was counted.
     bytes: usize,
 }
 
 /// Tables of one split each.
 struct Apart<V> {
-    held: HashMap<SplitId, Table<V>>,
-    committed: VecDeque<(SplitId, Table<V>)>,
+    held: HashMap<SplitId, Folded<V>>,
+    committed: VecDeque<(SplitId, Folded<V>)>,
+}
+
+/// A table, and what it takes.
+pub(super) struct Folded<V> {
+    table: Table<V>,
+    bytes: usize,
 }
 
 impl<J: Job> MapTables<J> {
     pub(super) fn new(work: Arc<Work<J>>) -> Self {
-        let slot = || Slot { folder: None, splits: Vec::new(), bytes: 0 };
+        let slot = || Slot { folder: None, splits: Vec::new(), heap: Heap::default(), bytes: 0 };
         Self {
             slots: (0..work.threads).map(|_| Mutex::new(slot())).collect(),
             apart: Mutex::new(Apart { held: HashMap::new(), committed: VecDeque::new() }),
@@ -77,11 +87,13 @@ impl<J: Job> MapTables<J> {
         let mut slot = lock(&self.slots[index]);
         let memory = self.check_memory(self.bytes.load(Ordering::Relaxed));
         memory.map_err(|cause| (Unmapped::Failed(cause), Vec::new()))?;
-        let Slot { folder, splits, bytes } = &mut *slot;
+        let Slot { folder, splits, heap, bytes } = &mut *slot;
         let folder = folder.get_or_insert_with(|| Folder::new(self.work.seed));
         let mut is_touched = false;
-        let folded = guarded(|| fold_records(&self.work, feed, folder, &mut is_touched));
-        let held = self.recount(bytes, folder.memory_bytes());
+        let may_hold = |now| self.may_hold(*bytes, now);
+        let folded =
+            guarded(|| fold_records(&self.work, feed, (&mut *folder, &*heap), may_hold, &mut is_touched));
+        let held = self.recount(bytes, folder.memory_bytes() + heap.bytes());
         let checked = |pairs| self.check_memory(held).map(|()| pairs).map_err(Unmapped::Failed);
         match folded.map_err(Unmapped::Failed).flatten().and_then(checked) {
             Ok(pairs) => {
@@ -105,36 +117,38 @@ impl<J: Job> MapTables<J> {
     ) -> Result<u64, Unmapped> {
         // Taken out, so that nothing of it is left should the job panic.
         let mut taken = folder.take().unwrap_or_else(|| Folder::new(self.work.seed));
+        let heap = Heap::default();
+        let may_hold = |now| self.may_hold(0, now);
         let folded = guarded(|| {
-            let pairs = fold_records(&self.work, feed, &mut taken, &mut false)?;
-            let mut table = taken.take(|into, other| self.work.job.combine(into, other));
+            let pairs = fold_records(&self.work, feed, (&mut taken, &heap), may_hold, &mut false)?;
+            let mut table = taken.take(|into, other| heap.combine(&*self.work.job, into, other));
             table.release_slots();
             Ok((pairs, table))
         });
         let (pairs, table) = folded.map_err(Unmapped::Failed).flatten()?;
         *folder = Some(taken);
         let mut bytes = 0;
-        let held = self.recount(&mut bytes, table.memory_bytes());
+        let held = self.recount(&mut bytes, table.memory_bytes() + heap.bytes());
         if let Err(cause) = self.check_memory(held) {
             self.recount(&mut bytes, 0);
             return Err(Unmapped::Failed(cause));
         }
-        lock(&self.apart).held.insert(split, table);
+        lock(&self.apart).held.insert(split, Folded { table, bytes });
         Ok(pairs)
     }
 
     /// Has the table of a split count, if it is held.
     pub(super) fn commit(&self, split: SplitId) {
         let apart = &mut *lock(&self.apart);
-        if let Some(table) = apart.held.remove(&split) {
-            apart.committed.push_back((split, table));
+        if let Some(folded) = apart.held.remove(&split) {
+            apart.committed.push_back((split, folded));
         }
     }
 
     /// Takes the table of a split out, if it is held.
     pub(super) fn discard(&self, split: SplitId) -> Option<Table<J::Value>> {
-        let table = lock(&self.apart).held.remove(&split)?;
-        self.recount(&mut table.memory_bytes(), 0);
+        let Folded { table, mut bytes } = lock(&self.apart).held.remove(&split)?;
+        self.recount(&mut bytes, 0);
         Some(table)
     }
 
@@ -144,12 +158,16 @@ impl<J: Job> MapTables<J> {
     /// If the job panics: then what was folded here cannot be told any more.
     pub(super) fn merge_committed(&self, index: usize) -> Result<(), String> {
         let slot = &mut *lock(&self.slots[index]);
-        let Some((split, table)) = lock(&self.apart).committed.pop_front() else { return Ok(()) };
+        let Some((split, folded)) = lock(&self.apart).committed.pop_front() else { return Ok(()) };
+        let Folded { table, bytes: mut freed } = folded;
         let folder = slot.folder.get_or_insert_with(|| Folder::new(self.work.seed));
+        let heap = &slot.heap;
         let merged = guarded(|| {
-            let mut batch = folder.batch(|into, other| self.work.job.combine(into, other));
+            let mut batch = folder.batch(|into, other| heap.combine(&*self.work.job, into, other));
             for entry in table.iter() {
-                batch.pair(entry.key, entry.value.clone());
+                let value = entry.value.clone();
+                heap.count(&value, 1);
+                batch.pair(entry.key, value);
             }
             batch.finish();
         });
@@ -158,8 +176,8 @@ impl<J: Job> MapTables<J> {
             return Err(self.break_with(cause));
         }
         slot.splits.push(split);
-        self.recount(&mut slot.bytes, folder.memory_bytes());
-        self.recount(&mut table.memory_bytes(), 0);
+        self.recount(&mut slot.bytes, folder.memory_bytes() + slot.heap.bytes());
+        self.recount(&mut freed, 0);
         Ok(())
     }
 
@@ -176,7 +194,7 @@ impl<J: Job> MapTables<J> {
         if let Some(cause) = lock(&self.broken).clone() {
             return Err(cause);
         }
-        let tables = committed.into_iter().map(|(_, table)| table).chain(made.into_iter().flatten());
+        let tables = committed.into_iter().map(|(_, folded)| folded.table).chain(made.into_iter().flatten());
         finished.extend(tables.filter(|table| !table.is_empty()).map(Arc::new));
         Ok(finished.clone())
     }
@@ -189,9 +207,10 @@ impl<J: Job> MapTables<J> {
     /// Makes what a slot holds a table, and the slot empty.
     fn finish(&self, slot: &mut Slot<J::Value>) -> Option<Table<J::Value>> {
         let folder = slot.folder.take()?;
-        let mut table = folder.finish(|into, other| self.work.job.combine(into, other));
+        let heap = std::mem::take(&mut slot.heap);
+        let mut table = folder.finish(|into, other| heap.combine(&*self.work.job, into, other));
         table.release_slots();
-        self.recount(&mut slot.bytes, table.memory_bytes());
+        self.recount(&mut slot.bytes, table.memory_bytes() + heap.bytes());
         // It is the table now that they are counted for.
         slot.bytes = 0;
         slot.splits.clear();
@@ -201,6 +220,7 @@ impl<J: Job> MapTables<J> {
     /// Drops what a slot holds and returns its splits.
     fn empty(&self, slot: &mut Slot<J::Value>) -> Vec<SplitId> {
         slot.folder = None;
+        slot.heap = Heap::default();
         self.recount(&mut slot.bytes, 0);
         std::mem::take(&mut slot.splits)
     }
@@ -244,6 +264,15 @@ impl<J: Job> MapTables<J> {
         self.bytes.fetch_add(change, Ordering::Relaxed).wrapping_add(change)
     }
 
+    /// Says whether to go on where what counted for `counted` bytes has `now`.
+    fn may_hold(&self, counted: usize, now: usize) -> Result<(), String> {
+        if self.work.is_cancelled() {
+            return Err("the job is over".to_owned());
+        }
+        let others = self.bytes.load(Ordering::Relaxed).wrapping_sub(counted);
+        self.check_memory(others.wrapping_add(now))
+    }
+
     fn check_memory(&self, held: usize) -> Result<(), String> {
         if held as u64 <= self.work.memory {
             return Ok(());
@@ -254,25 +283,4 @@ impl<J: Job> MapTables<J> {
             self.work.memory as f64 / 1e6
         ))
     }
-}
-
-/// Gives the records of a split to a map, all of them or until one fails.
-pub(super) trait Feed: FnOnce(Map<'_>) -> Result<(), Unmapped> {}
-
-impl<F: FnOnce(Map<'_>) -> Result<(), Unmapped>> Feed for F {}
-
-/// Folds the records that `feed` gives, and returns the number of pairs. `is_touched` tells afterwards whether the job
-/// has seen any of them.
-fn fold_records<J: Job>(
-    work: &Work<J>,
-    feed: impl Feed,
-    folder: &mut Folder<J::Value>,
-    is_touched: &mut bool,
-) -> Result<u64, Unmapped> {
-    let mut batch = folder.batch(|into, other| work.job.combine(into, other));
-    feed(&mut |records| {
-        *is_touched = true;
-        work.job.map(records, &mut batch)
-    })?;
-    Ok(batch.finish())
 }

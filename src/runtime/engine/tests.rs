@@ -10,6 +10,7 @@ use super::*;
 use crate::job::{Emit, Records};
 use crate::jobs::word_count::{Params, WordCount};
 use crate::logic::ids::SplitId;
+use crate::logic::limits::Limits;
 use crate::logic::packing::Packing;
 use crate::logic::worker::Execution;
 use crate::runtime::buffers;
@@ -388,6 +389,6 @@ fn a_job_that_is_over_computes_nothing() {
 fn malformed_batches_are_an_error() {
     for batch in [vec![0], vec![0, 0, 0, 0, 9, b'x']] {
         let incoming = Incoming { own: Vec::new(), batches: vec![batch] };
-        assert!(reduce(&work(1, 0), &[], vec![incoming], None).is_err());
+        assert!(reduce(&work(1, 0), &[], vec![incoming], Limits::default()).is_err());
     }
 }

@@ -220,7 +220,7 @@ fn a_split_that_is_discarded_before_it_is_written_is_answered_for_and_never_writ
     linked.order(Order::Discard(SplitId(3)));
     // Sent again, it is another execution.
     linked.order(map(2));
-    linked.order(Order::Reduce { epoch: Epoch(4), top: None });
+    linked.order(Order::Reduce { epoch: Epoch(4), limits: Limits::default() });
     assert!(linked.split() == (1, Packing::Plain, large));
     let message = |linked: &mut Linked| {
         let (kind, payload) = linked.frame().expect("a frame");
@@ -229,7 +229,7 @@ fn a_split_that_is_discarded_before_it_is_written_is_answered_for_and_never_writ
     };
     // That one is at the worker already.
     assert!(matches!(message(&mut linked), ToWorker::Discard { split: SplitId(1) }));
-    assert!(matches!(message(&mut linked), ToWorker::Reduce { epoch: Epoch(4), top: None }));
+    assert!(matches!(message(&mut linked), ToWorker::Reduce { epoch: Epoch(4), .. }));
     for id in [2, 3] {
         let Answer::Unsent { split } = linked.next() else { panic!("not answered") };
         assert_eq!(split, SplitId(id));

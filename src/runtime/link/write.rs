@@ -126,7 +126,7 @@ fn ordered(order: Order, rates: &Rates) -> Next {
         Order::End => return Next::End,
         Order::Begin(begin) => ToWorker::Begin(begin),
         Order::Shuffle { epoch, routes } => ToWorker::Shuffle { epoch, routes },
-        Order::Reduce { epoch, top } => ToWorker::Reduce { epoch, top },
+        Order::Reduce { epoch, limits } => ToWorker::Reduce { epoch, limits },
         Order::Fetch { epoch, credit } => {
             ToWorker::Fetch { epoch, credit, packing: rates.lock().choose_for_results() }
         }

@@ -46,10 +46,12 @@ pub(super) fn serve_client<S: Jobs>(server: &Arc<Server>, mut connection: Connec
     let ended = match wait_for_job(&mut connection) {
         Ok(None) => Ok(()),
         Ok(Some(begin)) => {
+            let trusted = server.trusts(&connection);
             let Connection { reader, control, peer, .. } = connection;
             let beginning = Beginning {
                 server,
                 begin: &begin,
+                trusted,
                 reader,
                 control: control.as_ref(),
                 peer: &peer,
@@ -121,6 +123,8 @@ impl From<FrameError> for Broken {
 struct Beginning<'b> {
     server: &'b Arc<Server>,
     begin: &'b Begin,
+    /// Whether the client may run commands and read files here.
+    trusted: bool,
     reader: Box<dyn Read + Send>,
     control: &'b dyn Control,
     peer: &'b str,
@@ -131,13 +135,24 @@ impl Visitor for Beginning<'_> {
     type Output = Result<(), Broken>;
 
     fn visit<J: Job>(self) -> Self::Output {
-        let Self { server, begin, reader, control, peer, answers } = self;
+        let Self { server, begin, trusted, reader, control, peer, answers } = self;
+        if J::NEEDS_TRUST && !trusted {
+            return Err(untrusted(&format!("the job {} runs commands", J::NAME)).into());
+        }
         let timeout = Duration::from_millis(begin.timeout_ms).clamp(MIN_TIMEOUT, MAX_TIMEOUT);
         control.set_deadline(timeout).map_err(|error| error.to_string())?;
         let job = make_job::<J>(begin)?;
         (server.log)(&format!("{peer}: job {} ({}) begins", begin.job, begin.name));
         run_job(server, begin, timeout, job, reader, answers)
     }
+}
+
+/// Says why `what` is not to be had by a client that could be anybody.
+fn untrusted(what: &str) -> String {
+    format!(
+        "{what}, and this worker does so only for clients that prove who they are, unless it is started with `serve \
+         --allow-commands`"
+    )
 }
 
 fn unknown<S: Jobs>(name: &str) -> Broken {
@@ -260,7 +275,7 @@ fn order<V: Value>(message: ToWorker, answers: &Sender<Outgoing>) -> Result<Opti
             routes.check().map_err(|error| error.to_string())?;
             Input::Shuffle { epoch, routes }
         }
-        ToWorker::Reduce { epoch, top } => Input::Happened(Event::Reduce { epoch, top }),
+        ToWorker::Reduce { epoch, limits } => Input::Happened(Event::Reduce { epoch, limits }),
         ToWorker::Fetch { epoch, credit, packing } => {
             // Before the first batch; a writer that is gone is noticed elsewhere.
             let _ = answers.send(Outgoing::Pack(packing));

@@ -8,6 +8,7 @@ use super::*;
 use crate::job::Job;
 use crate::jobs::word_count::WordCount;
 use crate::logic::ids::SplitId;
+use crate::logic::limits::Limits;
 use crate::logic::packing::Compress;
 use crate::logic::partition::Seed;
 use crate::runtime::link::MIN_TIMEOUT;
@@ -48,6 +49,7 @@ impl Served {
             threads: 1,
             memory: u64::MAX,
             idle_timeout,
+            allow_commands: false,
             resident_bytes: || 0,
         };
         let logged: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -178,7 +180,7 @@ fn a_job_goes_from_its_beginning_to_its_end() {
     assert_eq!(client.hear(), FromWorker::Mapped { split: SplitId(5), pairs: 3 });
     client.order(&shuffle(&[0], &[0, 0]));
     assert_eq!(client.hear(), FromWorker::Shuffled { epoch: EPOCH, sent_bytes: 0 });
-    client.order(&ToWorker::Reduce { epoch: EPOCH, top: None });
+    client.order(&ToWorker::Reduce { epoch: EPOCH, limits: Limits::default() });
     assert_eq!(client.hear(), FromWorker::Reduced { epoch: EPOCH, distinct: 2, entries: 2, bytes: 0 });
     // More credit than there is memory for.
     client.order(&ToWorker::Fetch { epoch: EPOCH, credit: u32::MAX, packing: Packing::Plain });
@@ -226,7 +228,7 @@ fn packed_splits_are_mapped_and_packed_results_come_back() {
         assert_eq!(client.hear(), FromWorker::Mapped { split: SplitId(2), pairs: 5000 });
         client.order(&shuffle(&[0], &[0]));
         assert!(matches!(client.hear(), FromWorker::Shuffled { .. }));
-        client.order(&ToWorker::Reduce { epoch: EPOCH, top: None });
+        client.order(&ToWorker::Reduce { epoch: EPOCH, limits: Limits::default() });
         assert!(matches!(client.hear(), FromWorker::Reduced { distinct: 5004, .. }));
         client.order(&ToWorker::Fetch { epoch: EPOCH, credit: 4, packing });
         let (kind, result) = client.next().expect("the result");
@@ -411,7 +413,7 @@ fn a_worker_that_gave_up_stays_until_its_client_ends_the_job() {
     let served = Served::start();
     let mut client = served.client(begin(1));
     assert_eq!(client.hear(), FromWorker::Begun);
-    client.order(&ToWorker::Reduce { epoch: EPOCH, top: None });
+    client.order(&ToWorker::Reduce { epoch: EPOCH, limits: Limits::default() });
     client.split(1, "a");
     client.hear_failure("before the shuffle ended");
     client.order(&ToWorker::Beat);

@@ -239,6 +239,7 @@ pub fn run_options(workers: &[WorkerProcess], input: &Path, output: &Path) -> Ru
         workers: Workers::Named(addresses(workers)),
         servers: None,
         top: None,
+        min_count: None,
         destination: Destination::File(output.to_owned()),
         format: Format::Tsv,
         split_size: Some(10_000),
@@ -276,6 +277,7 @@ fn worker_process() {
         threads: 2,
         memory: u64::MAX,
         idle_timeout: None,
+        allow_commands: false,
         resident_bytes: || 0,
     };
     let file = PathBuf::from(std::env::var_os("HELD_ADDRESS").expect("the test says where"));

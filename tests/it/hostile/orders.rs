@@ -4,6 +4,7 @@ use std::net::TcpListener;
 
 use mapreduce::edge::identity::SHARED_WORKER_NAME;
 use mapreduce::logic::ids::{Epoch, JobId, SplitId, WorkerId};
+use mapreduce::logic::limits::Limits;
 use mapreduce::logic::packing::Packing;
 use mapreduce::wire::frame::Kind;
 use mapreduce::wire::message::{Begin, FromWorker, ToWorker};
@@ -63,6 +64,12 @@ fn before_the_job() -> Vec<Order<'static>> {
     orders
 }
 
+/// What a frame of a split holds: 30 bytes of text that say how they are encoded and packed, and how long the name is.
+fn split_frame(encoding: u8, name_bytes: u16, packing: u8) -> Vec<u8> {
+    let name_bytes = name_bytes.to_le_bytes();
+    [&[0; 9][..], &[encoding], &[0; 8], &name_bytes, &[packing], &[77; 34]].concat()
+}
+
 /// What goes wrong within a job.
 fn within_the_job() -> Vec<Order<'static>> {
     let lie = |packing, length| Packed { packing, length };
@@ -73,7 +80,9 @@ fn within_the_job() -> Vec<Order<'static>> {
         order("a frame of no kind", |client| client.say(&torn_frame(200, 10)), "not a frame"),
         order("a job within a job", |client| client.order(&ToWorker::Begin(begin())), "within another"),
         order("a split without a header", |client| client.frame(Kind::Split, b"123"), "without its header"),
-        order("no packing", |client| client.frame(Kind::Split, &[77; 30]), "packing 77 is none"),
+        order("no packing", |client| client.frame(Kind::Split, &split_frame(0, 0, 77)), "packing 77 is none"),
+        order("no encoding", |client| client.frame(Kind::Split, &split_frame(77, 0, 0)), "unknown encoding"),
+        order("no name", |client| client.frame(Kind::Split, &split_frame(0, 9999, 0)), "name of its file"),
         order("a plain lie", move |client| client.split(1, lie(Packing::Plain, 9), b"1234"), "do not hold"),
         order("an LZ4 lie", move |client| client.split(1, lie(Packing::Lz4, 5_000), b"1234"), "do not hold"),
         order(
@@ -87,7 +96,11 @@ fn within_the_job() -> Vec<Order<'static>> {
             "cannot be unpacked",
         ),
         order("no LZ4", move |client| client.split(1, lie(Packing::Lz4, 900), &[0xf7; 100]), "unpacked"),
-        order("the reduce at once", |client| client.order(&ToWorker::Reduce { epoch: EPOCH, top: None }), ""),
+        order(
+            "the reduce at once",
+            |client| client.order(&ToWorker::Reduce { epoch: EPOCH, limits: Limits::default() }),
+            "",
+        ),
         order("a result that is not there", |client| fetch(client, EPOCH, u32::MAX), ""),
         order("a result of no epoch", |client| fetch(client, Epoch(u32::MAX), 0), ""),
         order("credit without end", |client| (0..5_000).for_each(|_| credit(client, u32::MAX)), ""),
@@ -221,7 +234,7 @@ fn routes_may_lead_anywhere() {
             client.text(1, "one two three");
             route(&mut client, &[(0, &own), (1, &own)], &[0, 1]);
             std::thread::sleep(std::time::Duration::from_millis(300));
-            client.order(&ToWorker::Reduce { epoch: EPOCH, top: None });
+            client.order(&ToWorker::Reduce { epoch: EPOCH, limits: Limits::default() });
             let heard = client.hear_refusal();
             assert!(heard.contains("shuffle"), "{heard}");
         });

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mapreduce::edge::identity::SHARED_WORKER_NAME;
 use mapreduce::logic::ids::{Epoch, JobId, WorkerId};
+use mapreduce::logic::limits::Limits;
 use mapreduce::logic::packing::Packing;
 use mapreduce::logic::partition::Partition;
 use mapreduce::wire::frame::{HEADER_BYTES, Kind, MAX_PAYLOAD_BYTES};
@@ -217,7 +218,7 @@ fn partitions_that_are_not_here_fail_the_reduce() {
                     let _ = peer.0.reader.read_exact(&mut [0; 2 * HEADER_BYTES]);
                 });
                 assert!(matches!(client.hear(), Some(FromWorker::Shuffled { .. })));
-                client.order(&ToWorker::Reduce { epoch: EPOCH, top: None });
+                client.order(&ToWorker::Reduce { epoch: EPOCH, limits: Limits::default() });
                 let heard = client.hear_refusal();
                 assert!(heard.contains(against), "{heard:?} is not {against:?}");
             }

@@ -10,7 +10,8 @@ fn lengths_are_those_of_awk() {
         let counted = "| sort -n | uniq -c | awk '{ print $2 \"\\t\" $1 }'";
         let expected = bench.shell(&format!("awk '{{ print length($0) }}' book.txt wide {counted}"));
         bench.assert_result(&["book.txt", "wide", "--job", "histogram"], &expected);
-        let expected = bench.shell(&format!("awk '{{ print 10 * int(length($0) / 10) }}' book.txt wide {counted}"));
+        let expected =
+            bench.shell(&format!("awk '{{ print 10 * int(length($0) / 10) }}' book.txt wide {counted}"));
         bench.assert_result(&["book.txt", "wide", "--job", "histogram", "--bin-width", "10"], &expected);
     });
 }
@@ -21,7 +22,12 @@ fn numbers_are_those_of_awk() {
         let mut table = "name;value\n".to_owned();
         for n in 0..4000_i64 {
             let value = (n * n * 7919) % 20_011 - 10_000;
-            table.push_str(&format!("row {n};{}{}.{}\n", if value < 0 { "-" } else { "" }, value.abs() / 100, value.abs() % 8));
+            table.push_str(&format!(
+                "row {n};{}{}.{}\n",
+                if value < 0 { "-" } else { "" },
+                value.abs() / 100,
+                value.abs() % 8
+            ));
         }
         table.push_str("no columns\nx;;\nx; 7e2 ;\n");
         let bench = Bench::new(&[("table.csv", table.as_bytes())]);
@@ -33,7 +39,8 @@ fn numbers_are_those_of_awk() {
             sort -g | uniq -c | awk '{ print $2 "\t" $1 }'
             awk -F '\t' '{ print $2 "\t" $1 }' other"#;
         let expected = bench.shell(script);
-        let args = ["table.csv", "--job", "histogram", "--column", "2", "--delimiter", ";", "--bin-width", "0.25"];
+        let args =
+            ["table.csv", "--job", "histogram", "--column", "2", "--delimiter", ";", "--bin-width", "0.25"];
         bench.assert_result(&args, &expected);
         assert!(expected.ends_with(b"\nnot a number\t2\nno such column\t1\n"));
     });

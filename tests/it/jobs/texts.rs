@@ -3,7 +3,8 @@
 use super::{BOOK, Bench, LIMIT};
 use crate::harness::with_deadline;
 
-const NOTES: &[u8] = b"The Queen of Hearts\n\nshe made some tarts,\xff\n  all on a summer's day.\nNo queen here? queen QUEEN";
+const NOTES: &[u8] =
+    b"The Queen of Hearts\n\nshe made some tarts,\xff\n  all on a summer's day.\nNo queen here? queen QUEEN";
 
 fn bench() -> Bench {
     Bench::new(&[("book.txt", BOOK), ("notes", NOTES), ("empty.txt", b"")])
@@ -38,7 +39,9 @@ fn lines_are_found_as_grep_finds_them() {
 fn lines_are_counted_as_grep_counts_them() {
     with_deadline(LIMIT, || {
         let bench = bench();
-        for (flags, of_grep) in [(&[][..], "-e Queen"), (&["--invert"], "-ve Queen"), (&["--ignore-case"], "-ie Queen")] {
+        for (flags, of_grep) in
+            [(&[][..], "-e Queen"), (&["--invert"], "-ve Queen"), (&["--ignore-case"], "-ie Queen")]
+        {
             let script = format!("grep -aHc {of_grep} book.txt notes empty.txt | grep -v ':0$' | tr : '\\t'");
             let expected = bench.shell(&script);
             let args = ["book.txt", "empty.txt", "notes", "--job", "grep", "--count", "--pattern", "Queen"];
@@ -58,7 +61,10 @@ fn ngrams_are_those_of_awk() {
                 run = $i; for (j = 1; j < n; j++) run = run " " $(i + j); print run } }'"#
                 .replace("=N", &format!("={n}"));
             let expected = bench.shell(&format!("{run} book.txt | {counted}"));
-            bench.assert_result(&["book.txt", "--job", "ngrams", "--n", n, "--tokens", "whitespace"], &expected);
+            bench.assert_result(
+                &["book.txt", "--job", "ngrams", "--n", n, "--tokens", "whitespace"],
+                &expected,
+            );
             let words = "tr A-Z a-z < book.txt | sed 's/[^a-z0-9_]/ /g'";
             let expected = bench.shell(&format!("{words} | {run} | {counted}"));
             bench.assert_result(&["book.txt", "--job", "ngrams", "--n", n, "--ignore-case"], &expected);
@@ -69,7 +75,8 @@ fn ngrams_are_those_of_awk() {
 #[test]
 fn words_lead_to_their_files() {
     with_deadline(LIMIT, || {
-        let bench = Bench::new(&[("a b.txt", BOOK), ("notes", b"Alice and the\nZebra\n"), ("z", b"zoo Alice")]);
+        let bench =
+            Bench::new(&[("a b.txt", BOOK), ("notes", b"Alice and the\nZebra\n"), ("z", b"zoo Alice")]);
         let script = r#"for file in 'a b.txt' notes z; do
                 tr -cs 'A-Za-z0-9_' '\n' < "$file" | grep . | sort -u | awk -v file="$file" '{ print $0 "\t" file }'
             done | sort | awk -F '\t' '
@@ -87,7 +94,11 @@ fn lines_are_told_apart_by_language() {
     with_deadline(LIMIT, || {
         let lines = [
             ("eng", "She generally gave herself very good advice, though she very seldom followed it.", 7),
-            ("fra", "Toutes les grandes personnes ont d'abord été des enfants, mais peu s'en souviennent.", 5),
+            (
+                "fra",
+                "Toutes les grandes personnes ont d'abord été des enfants, mais peu s'en souviennent.",
+                5,
+            ),
             ("deu", "Als Gregor eines Morgens aus unruhigen Träumen erwachte, fand er sich verwandelt.", 4),
             ("rus", "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива.", 3),
             ("unknown", "12345 67890 !? ok", 6),

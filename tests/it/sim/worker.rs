@@ -11,6 +11,7 @@ use std::rc::Rc;
 use mapreduce::logic::coordinator::{Assignment, window};
 use mapreduce::logic::ids::{Epoch, SplitId, WorkerId};
 use mapreduce::logic::inbox::Inbox;
+use mapreduce::logic::limits::Limits;
 use mapreduce::logic::partition::Partition;
 use mapreduce::logic::split::Split;
 use mapreduce::logic::worker::{Command, Event, Worker};
@@ -175,7 +176,7 @@ impl World {
                 job.assignment = Rc::new((*assignment).clone());
                 Event::Shuffle { epoch, workers }
             }
-            Order::Reduce(epoch) => Event::Reduce { epoch, top: None },
+            Order::Reduce(epoch) => Event::Reduce { epoch, limits: Limits::default() },
             Order::Fetch { epoch, credit } => Event::Fetch { epoch, credit },
             Order::Credit { epoch, batches } => Event::Credit { epoch, batches },
             Order::Begin | Order::End => return,

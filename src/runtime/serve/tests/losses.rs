@@ -26,7 +26,7 @@ impl Client {
     fn reduce(&mut self, epoch: Epoch, distinct: u64) {
         self.order(&shuffle_in(epoch, &[0], &[0]));
         assert_eq!(self.hear(), FromWorker::Shuffled { epoch, sent_bytes: 0 });
-        self.order(&ToWorker::Reduce { epoch, top: None });
+        self.order(&ToWorker::Reduce { epoch, limits: Limits::default() });
         let heard = self.hear();
         assert_eq!(heard, FromWorker::Reduced { epoch, distinct, entries: distinct, bytes: 0 });
     }
@@ -138,7 +138,7 @@ fn a_peer_that_has_heard_of_an_epoch_first_waits_and_one_of_an_epoch_that_never_
         let early = scope.spawn(|| served.say(&peer(2)));
         let unknown = scope.spawn(|| served.say(&peer(u32::MAX)));
         // What the client orders meanwhile goes on as if they were not there.
-        client.order(&ToWorker::Reduce { epoch: Epoch(1), top: None });
+        client.order(&ToWorker::Reduce { epoch: Epoch(1), limits: Limits::default() });
         assert!(matches!(client.hear(), FromWorker::Reduced { epoch: Epoch(1), .. }));
         assert!(!early.is_finished());
         client.order(&shuffle_in(Epoch(2), &[0, 1], &[0, 1]));

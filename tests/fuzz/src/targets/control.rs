@@ -1,6 +1,7 @@
 //! Control: frames, and the messages in them.
 
 use mapreduce::logic::ids::{Epoch, JobId, SplitId, WorkerId};
+use mapreduce::logic::limits::Limits;
 use mapreduce::logic::packing::{Compress, Packing};
 use mapreduce::logic::partition::Seed;
 use mapreduce::wire::frame::{
@@ -133,7 +134,7 @@ fn messages() -> Vec<Vec<u8>> {
         seed(b't', &ToWorker::Shuffle { epoch, routes }),
         seed(b't', &ToWorker::Commit { split: SplitId(7) }),
         seed(b't', &ToWorker::Discard { split: SplitId(u64::MAX) }),
-        seed(b't', &ToWorker::Reduce { epoch, top: Some(20) }),
+        seed(b't', &ToWorker::Reduce { epoch, limits: Limits { top: Some(20), min_count: Some(2) } }),
         seed(b't', &ToWorker::Fetch { epoch, credit: 4, packing: Packing::Zstd }),
         seed(b't', &ToWorker::Credit { epoch, batches: 1 }),
         seed(b't', &ToWorker::Beat),

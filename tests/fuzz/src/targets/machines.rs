@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mapreduce::logic::coordinator::{Command, Config, Coordinator, Event, Outcome, Phase};
 use mapreduce::logic::ids::{Epoch, SplitId, WorkerId};
+use mapreduce::logic::limits::Limits;
 use mapreduce::logic::split::Split;
 use mapreduce::logic::worker::{self, Execution, Reduced, Worker};
 
@@ -199,7 +200,10 @@ fn said_to_worker(said: u8, script: &mut Script<'_>) -> Option<worker::Event> {
             let (epoch, peer) = (script.epoch(), script.worker());
             Event::StreamFailed { epoch, peer, cause: String::new() }
         }
-        b'R' => Event::Reduce { epoch: script.epoch(), top: Some(script.large()) },
+        b'R' => Event::Reduce {
+            epoch: script.epoch(),
+            limits: Limits { top: Some(script.large()), min_count: None },
+        },
         b'F' => Event::Fetch { epoch: script.epoch(), credit: 4 },
         b'+' => Event::Credit { epoch: script.epoch(), batches: 1 },
         _ => return None,
