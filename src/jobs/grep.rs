@@ -61,7 +61,7 @@ impl Job for Grep {
     type Value = Found;
 
     fn new(params: Params) -> Result<Self, String> {
-        if params.invert && params.only_matching || params.count && params.only_matching {
+        if params.only_matching && (params.invert || params.count) {
             return Err("--only-matching goes neither with --invert nor with --count".to_owned());
         }
         let within = within_lines(&params.pattern, params.ignore_case)?;

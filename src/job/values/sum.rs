@@ -10,9 +10,9 @@ use crate::job::{Column, Value};
 
 /// A sum of numbers with [`Sum::DIGITS`] digits behind the point.
 ///
-/// Each number is rounded to the nearest multiple of 10⁻¹² when it is put in, halves away from zero; sums of those are
-/// exact. Floating-point sums would depend on their order. The unit is decimal, so that sums of what people write, such as
-/// prices, are what people expect.
+/// A number is taken for the shortest decimal number that is read as it, and that is rounded to the nearest multiple of
+/// 10⁻¹² when it is put in, halves away from zero. Sums of those are exact: floating-point sums would depend on their order,
+/// and sums of binary fractions would not be what people expect of what they have written, such as prices.
 ///
 /// What is above zero and what is below are summed apart, each up to 3.4·10²⁶ and no further: a sum that stops there is
 /// still the same in whatever order.
@@ -86,28 +86,31 @@ impl Sum {
 
 /// Returns the multiple of the unit that is nearest to `number`, which is not below zero.
 fn units(number: f64) -> u128 {
-    if number.is_nan() {
-        return 0;
+    const EXACT: f64 = (1u64 << 53) as f64;
+    if number < EXACT && number.fract() == 0.0 {
+        return u128::from(number as u64) * Sum::UNITS;
     }
-    if number.is_infinite() {
-        return u128::MAX;
-    }
-    let bits = number.to_bits();
-    let (exponent, fraction) = ((bits >> 52) as i32, bits & ((1 << 52) - 1));
-    let (mantissa, exponent) = match exponent {
-        0 => (fraction, -1074),
-        _ => (fraction | 1 << 52, exponent - 1075),
+    // The shortest digits that are read as this number, such as `1.25e-3`.
+    let shown = format!("{number:e}");
+    let Some((digits, exponent)) = shown.split_once('e') else {
+        return if number.is_nan() { 0 } else { u128::MAX };
     };
-    // 53 bits times 40 bits: exact.
-    let product = u128::from(mantissa) * Sum::UNITS;
-    match exponent {
-        0.. if product.leading_zeros() < exponent as u32 && product > 0 => u128::MAX,
-        0.. => product << exponent.min(127),
-        -127.. => {
-            let shift = -exponent as u32;
-            (product >> shift) + (product >> (shift - 1) & 1)
+    let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
+    let digits = whole.bytes().chain(part.bytes());
+    let mantissa = digits.fold(0, |number, digit| 10 * number + u128::from(digit - b'0'));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    let power = exponent - part.len() as i32 + Sum::DIGITS as i32;
+    let scale = 10u128.checked_pow(power.unsigned_abs());
+    match scale {
+        Some(scale) if power < 0 => (mantissa + scale / 2) / scale,
+        Some(scale) => mantissa.saturating_mul(scale),
+        None => {
+            if power < 0 {
+                0
+            } else {
+                u128::MAX
+            }
         }
-        _ => 0,
     }
 }
 
