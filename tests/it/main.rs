@@ -7,6 +7,7 @@ mod corpus;
 mod crates;
 mod deploy;
 mod discover;
+mod elsewhere;
 mod exact;
 mod examples;
 mod faults;
