@@ -125,7 +125,7 @@ const SEE_WORKERS: &str =
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::edge::input::Input;
+    use crate::edge::input::{Input, Wanted};
     use crate::edge::output::{Destination, Format};
     use crate::logic::coordinator::Phase;
     use crate::logic::ids::SplitId;
@@ -137,9 +137,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let book = directory.path().join("book.txt");
         std::fs::write(&book, "some text").unwrap();
-        let input = Input::open(&[book]).unwrap();
+        let input = Input::open(&Wanted { files: &[book], ..Wanted::default() }).unwrap();
         let options = RunOptions {
             inputs: Vec::new(),
+            files_from: None,
+            skip_bad_input: false,
             hosts: "hosts.toml".into(),
             workers,
             servers: None,
