@@ -5,6 +5,7 @@ use crate::logic::ids::SplitId;
 use crate::logic::split::Split;
 
 mod backups;
+mod bad_input;
 mod losses;
 
 const EPOCH: Epoch = Epoch(1);
