@@ -1,12 +1,15 @@
 //! Cut: an input cut into splits, file after file, from the beginning of the first to the end of the last.
 
+use std::error::Error;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
+use rustix::io::Errno;
 
 use super::files::Regular;
-use super::stream::Spooling;
+use super::stream::{NoSpool, Spooling};
 use super::{Input, InputFile, InputKind, MAX_SPLIT_BYTES, Stretch};
 use crate::job::Cut;
 use crate::logic::ids::SplitId;
@@ -52,7 +55,9 @@ impl Cutter for InputCutter {
                     return Ok(Some(Split { id, file: self.file, offset, length: end - offset }));
                 }
                 Ok(_) => {}
-                Err(error) if input.skip_bad => input.leave_out(&file.path, offset, &error),
+                Err(error) if input.skip_bad && is_of_input(&error) => {
+                    input.leave_out(&file.path, offset, &error);
+                }
                 Err(error) => return Err(error),
             }
             self.file += 1;
@@ -156,6 +161,15 @@ impl InputCutter {
             (_, None) => bail!("{} can be read once only", file.name()),
         }
     }
+}
+
+/// Tells whether an error lies in what is read, not in what this machine lacks.
+fn is_of_input(error: &anyhow::Error) -> bool {
+    let lacking = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    let errno =
+        |cause: &(dyn Error + 'static)| cause.downcast_ref::<io::Error>().and_then(Errno::from_io_error);
+    let is_lacking = error.chain().filter_map(errno).any(|errno| lacking.contains(&errno));
+    !is_lacking && error.downcast_ref::<NoSpool>().is_none()
 }
 
 /// Returns the end of a file that is one split.

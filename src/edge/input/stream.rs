@@ -44,7 +44,7 @@ impl Stream {
     /// If there is no place for the spool, or the first bytes cannot be read.
     pub(super) fn begin(&self, mut from: Box<dyn Read + Send>, name: &str) -> anyhow::Result<Spooling> {
         let spool = tempfile::tempfile()
-            .with_context(|| format!("cannot create the spool of {name} in {}", place()))?;
+            .with_context(|| NoSpool(format!("cannot create the spool of {name} in {}", place())))?;
         let mut first = Vec::new();
         let read = (&mut from).take(MAGIC_BYTES as u64).read_to_end(&mut first);
         read.with_context(|| format!("cannot read {name} at byte 0"))?;
@@ -62,6 +62,11 @@ impl Stream {
 fn place() -> String {
     std::env::temp_dir().display().to_string()
 }
+
+/// There is no room for what is read: that is no fault of the input.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct NoSpool(String);
 
 /// A stream on its way to its spool.
 pub(super) struct Spooling {
@@ -86,7 +91,7 @@ impl Spooling {
                 Ok(length) => {
                     let written = self.spool.write_all_at(&self.buffer[..length], self.spooled);
                     written.with_context(|| {
-                        format!("cannot spool {name} in {} (TMPDIR sets another)", place())
+                        NoSpool(format!("cannot spool {name} in {} (TMPDIR sets another)", place()))
                     })?;
                     self.spooled += length as u64;
                 }

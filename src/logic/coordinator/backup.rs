@@ -266,8 +266,8 @@ impl Coordinator {
             if is_unreadable && self.config.skip_bad_input {
                 return self.skip(execution.split, cause);
             }
-            let failure =
-                Failure::ExecutionFailed { worker, split: execution.split, cause, workers: failed_on };
+            let (split, workers) = (execution.split, failed_on);
+            let failure = Failure::ExecutionFailed { worker, split, cause, workers, unreadable };
             return self.fail(failure, now, commands);
         }
         let retried = Notice::Retried { worker, split: execution.split, cause: cause.clone(), is_mapped };

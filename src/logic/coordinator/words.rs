@@ -258,12 +258,14 @@ pub enum Failure {
     NoWorkerLeft(Loss),
     /// Several workers gave up for the same reason, so that others would, too; this one was the last.
     GaveUp(Loss),
-    /// The job's code, or the workers' resources, failed on this split, on so many workers.
+    /// The job's code, or the workers' resources, failed on this split, on so many workers; or its text could not be
+    /// had there.
     ExecutionFailed {
         worker: WorkerId,
         split: Split,
         cause: String,
         workers: usize,
+        unreadable: bool,
     },
     Input {
         cause: String,

@@ -220,12 +220,13 @@ impl Plan {
             let n_poisoned = random.between(1, 3);
             plan.poisoned = (0..n_poisoned).map(|_| random.below(plan.text.len() as u64) as usize).collect();
         }
-        if random.chance(8) && !plan.text.is_empty() {
+        // Of its own, so that the seeds of the other worlds stay what they are.
+        let mut bad = Random::new(plan.seed.0[0]);
+        if bad.chance(8) && !plan.text.is_empty() {
             let length = plan.text.len() as u64;
-            let mut places =
-                || (0..random.below(4)).map(|_| random.below(length) as usize).collect::<Vec<_>>();
+            let mut places = || (0..bad.below(4)).map(|_| bad.below(length) as usize).collect::<Vec<_>>();
             (plan.unreadable, plan.unread) = (places(), places());
-            plan.skips = random.chance(80);
+            plan.skips = bad.chance(80);
         }
         plan.add_faults(random, map_micros as Time);
         plan

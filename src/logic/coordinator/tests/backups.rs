@@ -145,7 +145,10 @@ fn a_split_that_fails_on_all_that_there_are_ends_the_job() {
     let cause = "the job panicked".to_owned();
     let (said, dropped) = (cause.clone(), Vec::new());
     game.tell(Event::MapFailed { worker, split: split.id, cause: said, dropped, unreadable: false });
-    assert_eq!(game.failure(), &Failure::ExecutionFailed { worker, split, cause, workers: 1 });
+    assert_eq!(
+        game.failure(),
+        &Failure::ExecutionFailed { worker, split, cause, workers: 1, unreadable: false }
+    );
 }
 
 #[test]
