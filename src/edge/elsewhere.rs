@@ -10,6 +10,7 @@ use crate::edge::input::Input;
 use crate::job::Cut;
 use crate::logic::ids::SplitId;
 use crate::logic::split::Split;
+use crate::runtime::report::BadInput;
 use crate::runtime::source::{Cutter, Origin, SplitSource};
 use crate::wire::located::{Found, Located};
 
@@ -37,6 +38,11 @@ impl Gathered {
     /// Returns the number of files.
     pub fn files(&self) -> usize {
         self.here.files() + self.elsewhere.len()
+    }
+
+    /// Returns what was left out of what is read here, by who opened and cut it.
+    pub fn bad(&self) -> Vec<BadInput> {
+        self.here.bad()
     }
 
     /// Returns the first of the files that are read elsewhere.
@@ -138,6 +144,7 @@ impl Cutter for GatheredCutter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::edge::input::Wanted;
     use crate::wire::encoding::Encoding;
     use crate::wire::located::{PathBytes, Place};
 
@@ -150,7 +157,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("here");
         std::fs::write(&path, text).expect("it is writable");
-        let input = Input::open(&[path]).expect("it is there");
+        let input = Input::open(&Wanted { files: &[path], ..Wanted::default() }).expect("it is there");
         (Gathered::new(input, elsewhere), dir)
     }
 

@@ -89,6 +89,8 @@ impl Case<'_> {
             inputs,
             on_workers: Vec::new(),
             readers: None,
+            files_from: None,
+            skip_bad_input: false,
             hosts: "no-such-hosts.toml".into(),
             workers: workers(self.workers),
             servers: None,

@@ -15,6 +15,7 @@ mod guests;
 mod harness;
 mod hostile;
 mod identity;
+mod inputs;
 mod jobs;
 mod jump;
 mod output;

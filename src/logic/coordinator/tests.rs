@@ -5,6 +5,7 @@ use crate::logic::ids::SplitId;
 use crate::logic::split::Split;
 
 mod backups;
+mod bad_input;
 mod losses;
 mod readers;
 
@@ -28,6 +29,7 @@ impl Game {
             worker_timeout: Some(Duration::from_secs(10)),
             backups: true,
             readers: None,
+            skip_bad_input: false,
         };
         Self::with(config)
     }
@@ -369,6 +371,7 @@ fn sizes_shrink_toward_the_end_of_the_input() {
         worker_timeout: None,
         backups: false,
         readers: None,
+        skip_bad_input: false,
     };
     let (mut coordinator, mut commands) = Coordinator::start(config, Duration::ZERO);
     for worker in [WorkerId(0), WorkerId(1)] {

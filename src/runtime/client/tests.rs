@@ -370,6 +370,7 @@ fn run_over(faults: &[Fault], spares: usize, top: Option<u64>, waits: bool) -> R
         spares,
         backups: true,
         readers: None,
+        skip_bad_input: false,
         worker_timeout: Duration::from_secs(3),
         compress: Compress::Auto,
         local: false,

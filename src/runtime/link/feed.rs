@@ -12,6 +12,7 @@ use crate::logic::ids::SplitId;
 use crate::logic::packing::Packing;
 use crate::logic::split::Split;
 use crate::runtime::buffers::KEPT_BYTES;
+use crate::runtime::guarded;
 use crate::runtime::rates::{LinkPacker, Rates};
 use crate::runtime::source::{Origin, SplitSource};
 use crate::wire::encoding::Encoding;
@@ -107,11 +108,8 @@ impl Feed {
         (feed, Ends { wanted: wanted_sender, ready: ready_receiver, used: used_sender })
     }
 
-    /// Works until the writer's end is dropped.
-    ///
-    /// # Errors
-    /// Why a split could not be read.
-    pub(super) fn run(mut self) -> Result<(), String> {
+    /// Works until the writer's end is dropped. Tells `unread` of a split that could not be read, and why.
+    pub(super) fn run(mut self, unread: &dyn Fn(SplitId, String)) {
         while let Ok(Wanted { split, provisional, wish }) = self.wanted.recv() {
             self.take_back();
             if is_unwanted(&wish) {
@@ -125,16 +123,20 @@ impl Feed {
                     Ready { wish, located, id: split.id, provisional, origin, packed, buffer, length: 0 };
                 match self.ready.send(ready) {
                     Ok(()) => continue,
-                    Err(_) => return Ok(()),
+                    Err(_) => return,
                 }
             }
             let mut text = self.buffers.pop().unwrap_or_default();
-            let read = self.source.read(&split, &mut text);
+            let read = guarded(|| self.source.read(&split, &mut text).map_err(|error| format!("{error:#}")));
             if is_unwanted(&wish) {
                 self.keep(text);
                 continue;
             }
-            read.map_err(|error| format!("{error:#}"))?;
+            if let Err(cause) = read.flatten() {
+                self.keep(text);
+                unread(split.id, cause);
+                continue;
+            }
             let length = text.len();
             let packed = Packed { packing: Packing::Plain, length };
             let mut origin = self.source.origin(&split);
@@ -143,10 +145,9 @@ impl Feed {
             let ready = Ready { wish, located, id, provisional, origin, packed, buffer: text, length };
             let ready = self.reconsider(ready);
             if !self.hand_over(ready) {
-                return Ok(());
+                return;
             }
         }
-        Ok(())
     }
 
     /// Gives a split to the writer; a plain one may be packed while it waits. `false` if there is no writer any more.

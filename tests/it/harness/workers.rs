@@ -237,6 +237,8 @@ pub fn run_options(workers: &[WorkerProcess], input: &Path, output: &Path) -> Ru
         inputs: vec![input.to_owned()],
         on_workers: Vec::new(),
         readers: None,
+        files_from: None,
+        skip_bad_input: false,
         hosts: "no-such-hosts.toml".into(),
         workers: Workers::Named(addresses(workers)),
         servers: None,

@@ -281,6 +281,7 @@ fn with_spares(n: usize, spares: usize) -> Game {
         worker_timeout: Some(Duration::from_secs(10)),
         backups: true,
         readers: None,
+        skip_bad_input: false,
     })
 }
 

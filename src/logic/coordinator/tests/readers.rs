@@ -13,6 +13,7 @@ fn reading(most: usize, first_file: usize, files: &[usize]) -> Game {
         worker_timeout: Some(Duration::from_secs(10)),
         backups: true,
         readers: Some(Readers { most, first_file }),
+        skip_bad_input: false,
     });
     game.begin();
     for (id, &file) in files.iter().enumerate() {

@@ -65,7 +65,9 @@ fn splits_are_read_with_their_records() {
     }
     client.order(&read(9, "/missing", None));
     let heard = client.hear();
-    let FromWorker::MapFailed { split: SplitId(9), cause, dropped } = heard else { panic!("{heard:?}") };
+    let FromWorker::MapFailed { split: SplitId(9), cause, dropped, unreadable: true } = heard else {
+        panic!("{heard:?}")
+    };
     assert_eq!((cause.as_str(), dropped.len()), ("cannot be opened: it is not there", 0));
     // It goes on with others.
     client.order(&read(10, text, None));
