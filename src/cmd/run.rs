@@ -1,6 +1,7 @@
 //! `run`: runs the job over the input and writes the result.
 
 mod explain;
+mod gather;
 mod pool;
 mod reach;
 
@@ -10,11 +11,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 
+use crate::edge::elsewhere::Gathered;
 use crate::edge::input::Input;
 use crate::edge::output::{self, Destination, Format, ReportFile};
 use crate::edge::ssh::NewHostKeys;
+use crate::edge::storage::Places;
 use crate::edge::{machine, progress, random, signals, table};
 use crate::job::{Column, Job, Value};
+use crate::logic::coordinator::Readers;
 use crate::logic::ids::JobId;
 use crate::logic::limits::Limits;
 use crate::logic::packing::Compress;
@@ -45,6 +49,10 @@ pub enum Workers {
 pub struct RunOptions {
     /// Files; `-` is standard input.
     pub inputs: Vec<PathBuf>,
+    /// Files, directories and patterns that the workers read themselves.
+    pub on_workers: Vec<PathBuf>,
+    /// Most splits that workers read at a time, all together.
+    pub readers: Option<usize>,
     pub hosts: PathBuf,
     pub workers: Workers,
     /// How many of the workers to use, with the others as spares; all if `None`.
@@ -91,12 +99,18 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
     })?;
     check::<J>(options)?;
     machine::raise_open_files();
-    let input = Input::open(&options.inputs)?;
+    let (here, places) = gather::part(options)?;
+    let input = Input::open(&here)?;
     let job = Arc::new(job);
     let output = output::open(&options.destination, options.format, &job)?;
     let report_file = options.report.as_deref().map(ReportFile::create).transpose()?;
     let pool = Pool::choose(options, console)?;
-    let (workers, spares) = pool.reach::<J>(options, console)?;
+    let (mut workers, mut spares) = pool.reach::<J>(options, console)?;
+    let storage = Arc::new(Places::new());
+    let reached = workers.len();
+    let found = gather::find(&places, &mut workers, storage.as_ref(), console)?;
+    spares = spares.saturating_sub(reached - workers.len());
+    let input = Gathered::new(input, found);
     let spec = RunSpec {
         job,
         id: JobId(random::number()?),
@@ -106,6 +120,7 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
         split_bytes: options.split_size,
         input_bytes: input.total_bytes(),
         input_files: input.files(),
+        readers: options.readers.map(|most| Readers { most, first_file: input.first_elsewhere() }),
         source: input.clone(),
         spares,
         backups: options.backups,
@@ -122,6 +137,7 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
             spec.job.clone(),
             (options.threads.unwrap_or_else(machine::threads), machine::memory_for_jobs()),
             input.clone(),
+            storage,
             mailbox.listener(),
         )?],
         false => connect_links(workers, spares, &input, &mailbox, options)?,

@@ -22,7 +22,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use words::{
-    Assignment, Command, Config, Event, Execution, Failure, Loss, Notice, Outcome, Phase, Standing, Totals,
+    Assignment, Command, Config, Event, Execution, Failure, Loss, Notice, Outcome, Phase, Readers, Standing,
+    Totals,
 };
 
 use super::ids::{Epoch, WorkerId};

@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, Sender, after, bounded, select, tick, unbounde
 
 use crate::job::{Job, Value};
 use crate::logic::coordinator::{
-    Assignment, Command, Config, Coordinator, Event, Failure, Outcome, Standing,
+    Assignment, Command, Config, Coordinator, Event, Failure, Outcome, Readers, Standing,
 };
 use crate::logic::ids::{JobId, WorkerId};
 use crate::logic::limits::Limits;
@@ -40,6 +40,8 @@ pub struct RunSpec<J: Job> {
     /// Bytes of the input, where they are known.
     pub input_bytes: Option<u64>,
     pub input_files: usize,
+    /// Bounds how much is read at a time of what workers read themselves.
+    pub readers: Option<Readers>,
     /// Names splits for people.
     pub source: Arc<dyn SplitSource>,
     /// Of the links, so many last ones are kept for the place of lost workers.
@@ -151,6 +153,7 @@ pub fn run<J: Job>(
         input_bytes: spec.input_bytes,
         split_bytes: spec.split_bytes,
         backups: spec.backups && !spec.local,
+        readers: spec.readers,
         worker_timeout: (!spec.local).then_some(spec.worker_timeout),
     };
     let cuts = start_cutter(&spec, cutter, mailbox.sender.clone())
@@ -287,6 +290,10 @@ impl<J: Job> Client<'_, J> {
             }
             FromWorker::ResultsEnd { epoch } => self.merging.hand_on(worker, epoch, Piece::End),
             FromWorker::Failed { cause } => Event::Failed { worker, cause },
+            FromWorker::Listed { .. } => {
+                let cause = "it lists files in the middle of the job".to_owned();
+                Event::Failed { worker, cause }
+            }
             FromWorker::Beat => Event::Heard { worker },
         })
     }

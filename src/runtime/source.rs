@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::job::Cut;
 use crate::logic::split::Split;
 use crate::wire::encoding::Encoding;
+use crate::wire::located::Located;
 
 /// Cuts the input, from its beginning to its end.
 pub trait Cutter: Send {
@@ -34,6 +35,12 @@ pub trait SplitSource: Send + Sync {
     fn origin(&self, split: &Split) -> Origin {
         let _ = split;
         Origin::default()
+    }
+
+    /// Says where whoever maps `split` is to read it, where that is not for this source to do.
+    fn located(&self, split: &Split) -> Option<Located> {
+        let _ = split;
+        None
     }
 
     /// Opens the bytes of `split` as they lie in the file, compressed or not.

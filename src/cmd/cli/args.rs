@@ -205,9 +205,17 @@ pub struct Serve {
 
 #[derive(Args)]
 pub struct Run<P: Args> {
-    /// Files to read; `-` is standard input
-    #[arg(value_name = "FILE", required = true)]
+    /// Files to read; `-` is standard input. What is at http:// or https:// the workers fetch
+    #[arg(value_name = "FILE", required_unless_present = "on_workers")]
     pub inputs: Vec<PathBuf>,
+
+    /// Files, directories and 'patterns' that the workers read themselves: each sees them at the same path
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub on_workers: Vec<PathBuf>,
+
+    /// Read at most K splits at a time of what workers read themselves, all workers together [default: no limit]
+    #[arg(long, value_name = "K", value_parser = values::small_count)]
+    pub readers: Option<usize>,
 
     /// Which job to run
     #[arg(long, value_name = "NAME")]

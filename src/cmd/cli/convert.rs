@@ -133,6 +133,8 @@ fn run<P: clap::Args>(args: Run<P>, terminal: bool) -> (RunOptions, P) {
     };
     let options = RunOptions {
         inputs: args.inputs,
+        on_workers: args.on_workers,
+        readers: args.readers,
         hosts: args.hosts.hosts,
         workers,
         servers: args.servers,

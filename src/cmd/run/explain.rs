@@ -146,6 +146,8 @@ mod tests {
         let input = Input::open(&[book]).unwrap();
         let options = RunOptions {
             inputs: Vec::new(),
+            on_workers: Vec::new(),
+            readers: None,
             hosts: "hosts.toml".into(),
             workers,
             servers: None,

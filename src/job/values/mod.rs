@@ -33,8 +33,6 @@ mod tuples;
 pub use bag::Bag;
 pub use distinct::Distinct;
 pub use extremes::{Max, Min};
-#[cfg(test)]
-pub(crate) use laws::laws;
 pub use numbers::Real;
 pub use sample::Sample;
 pub use set::Set;

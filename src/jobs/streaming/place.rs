@@ -4,7 +4,9 @@
 //! The keeper is a shell that hears of each process group. When it hears no more, for the worker has ended, however
 //! that came, it kills those that are left and removes the directory. So the kernel may kill a worker at any moment.
 
+use std::fs::Permissions;
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -46,7 +48,8 @@ impl Place {
     pub(super) fn make(files: &[Shipped]) -> Result<Self, String> {
         let parent = std::env::temp_dir();
         let failed = |what: &str, error: io::Error| format!("{}: {what}: {error}", parent.display());
-        let dir = tempfile::Builder::new().prefix("mapreduce-job-").tempdir_in(&parent);
+        let private = Permissions::from_mode(0o700);
+        let dir = tempfile::Builder::new().prefix("mapreduce-job-").permissions(private).tempdir_in(&parent);
         let dir = dir.map_err(|error| failed("no directory can be made", error))?;
         for file in files {
             let placed = file.place(dir.path());
@@ -99,7 +102,6 @@ mod tests {
 
     #[test]
     fn the_directory_is_private_and_goes_with_the_place() {
-        use std::os::unix::fs::PermissionsExt;
         let place = Place::make(&[]).expect("a directory can be made");
         let dir = place.dir().to_owned();
         assert_eq!(std::fs::metadata(&dir).expect("it is there").permissions().mode() & 0o777, 0o700);

@@ -58,6 +58,12 @@ impl Pool {
         drop(ended);
     }
 
+    /// Returns how many wait for lines of `file`.
+    #[cfg(test)]
+    pub(super) fn waiting(&self, file: &[u8]) -> usize {
+        self.lock().processes.iter().filter(|(of, _)| of == file).count()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use super::{Command, Coordinator, Execution, Failure, Notice, Phase, Standing, WorkerProgress, add};
+use super::{
+    Command, Coordinator, Execution, Failure, Notice, Phase, Readers, Standing, WorkerProgress, add,
+};
 use crate::logic::ids::{SplitId, WorkerId};
 use crate::logic::split::Split;
 
@@ -40,6 +42,9 @@ impl Coordinator {
     /// room who may.
     fn choose_worker(&self, split: SplitId, wanted: Option<WorkerId>, now: Duration) -> Option<WorkerId> {
         let entry = self.ledger.get(split)?;
+        if !self.may_be_read(&entry.split) {
+            return None;
+        }
         // Where it has failed it is tried again only if nobody else is left.
         let is_new = |worker: &WorkerId| !entry.failed_on.contains(worker);
         let has_new = self.standing(|standing| standing != Standing::Lost).iter().any(is_new);
@@ -60,6 +65,15 @@ impl Coordinator {
         };
         let open = self.live().into_iter().filter(may).filter(has_room);
         open.min_by(|one, other| done(one).total_cmp(&done(other)))
+    }
+
+    /// Tells whether one more execution of a split is allowed: not if workers read it themselves, and enough are at
+    /// that.
+    fn may_be_read(&self, split: &Split) -> bool {
+        let Some(Readers { most, first_file }) = self.config.readers else { return true };
+        let in_flight = self.workers.iter().flat_map(|progress| &progress.in_flight);
+        split.file < first_file
+            || in_flight.filter(|held| held.split.file >= first_file).count() < most.max(1)
     }
 
     fn send_pending(&mut self, at: usize, worker: WorkerId, now: Duration, commands: &mut Vec<Command>) {
@@ -259,6 +273,9 @@ impl Coordinator {
                 if !execution.provisional {
                     self.take_back(holder, split.id, commands);
                     continue;
+                }
+                if !self.may_be_read(&split) {
+                    break;
                 }
                 if let Some(entry) = self.ledger.get_mut(split.id) {
                     entry.executions += 1;

@@ -51,6 +51,17 @@ pub struct Config {
     pub worker_timeout: Option<Duration>,
     /// Whether splits that are late may be executed twice.
     pub backups: bool,
+    /// Bounds how many splits are in flight of what workers read themselves.
+    pub readers: Option<Readers>,
+}
+
+/// A bound for storage that all workers read, which is no quicker with more readers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Readers {
+    /// So many splits at a time, those that are not wanted any more included.
+    pub most: usize,
+    /// Files from this one on are read by workers.
+    pub first_file: usize,
 }
 
 /// What happened.

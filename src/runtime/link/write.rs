@@ -68,15 +68,17 @@ impl Writing<'_> {
                 }
                 Next::Split(split) => {
                     let is_wanted = take(&mut wishes, |wish| split.wish.as_ptr() == Arc::as_ptr(wish));
-                    let written = if is_wanted {
+                    let written = if let Some(order) = split.order().filter(|_| is_wanted) {
+                        write_message(&mut writer, &order)
+                    } else if is_wanted {
                         writer.waited(waiting.elapsed());
                         let parts: [&[u8]; 3] = [&split.header(), split.name(), split.bytes()];
-                        write_frame(&mut writer, Kind::Split, &parts)
+                        write_frame(&mut writer, Kind::Split, &parts).map_err(FrameError::from)
                     } else {
                         Ok(())
                     };
                     let _ = used.send(split);
-                    written.map_err(FrameError::from)
+                    written
                 }
                 Next::FeedEnded => {
                     ready = never();

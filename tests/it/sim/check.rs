@@ -182,6 +182,18 @@ impl World {
         }
     }
 
+    /// No more is read at a time than may be.
+    pub fn check_readers(&mut self) {
+        let in_flight = self.client.brain.coordinator().workers().iter().map(|worker| worker.in_flight.len());
+        let reads = in_flight.sum::<usize>();
+        if self.plan.readers.is_some_and(|most| reads > most) {
+            self.violate(Violation::Work(format!(
+                "{reads} splits in flight, of {:?} at most",
+                self.plan.readers
+            )));
+        }
+    }
+
     /// The job ended well, it is said.
     pub fn check_result(&mut self) {
         let expected = sequential(&self.job, &self.plan.text);

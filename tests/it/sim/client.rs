@@ -7,7 +7,7 @@ mod merging;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use mapreduce::logic::coordinator::{Command, Config, Event, Notice, Outcome, Phase, Standing};
+use mapreduce::logic::coordinator::{Command, Config, Event, Notice, Outcome, Phase, Readers, Standing};
 use mapreduce::logic::ids::{Epoch, WorkerId};
 use mapreduce::logic::worker::Reply;
 
@@ -81,6 +81,7 @@ impl Client {
             split_bytes: plan.split_bytes,
             worker_timeout: Some(Duration::from_micros(plan.timeout)),
             backups: plan.backups,
+            readers: plan.readers.map(|most| Readers { most, first_file: 0 }),
         };
         Self {
             brain: Brain::new(config, mutant),
@@ -131,6 +132,7 @@ impl World {
             let what = format!("a fenced worker was heard: {commands:?}");
             self.violate(Violation::Fence(what));
         }
+        self.check_readers();
         for command in commands {
             self.perform(command);
         }

@@ -28,6 +28,8 @@ pub struct Plan {
     /// Whether the size of the input is known from the start: that of standard input is not.
     pub known_size: bool,
     pub backups: bool,
+    /// Most splits in flight.
+    pub readers: Option<usize>,
     /// What reading and cutting a split takes at most.
     pub cut_micros: Time,
     pub timeout: Time,
@@ -186,6 +188,7 @@ impl Plan {
         let is_hurried = random.chance(20);
         let map_micros = if is_hurried { random.spread(1e3, 20e3) } else { random.spread(2e3, 8e6) };
         let longest_delay = if is_hurried { random.spread(50e3, 400e3) } else { random.spread(600.0, 300e3) };
+        let seed = Seed([random.next(), random.next()]);
         let mut plan = Self {
             slowness: vec![1.0; threads.len()],
             link_slowness: vec![1.0; threads.len()],
@@ -197,7 +200,8 @@ impl Plan {
             backups: random.chance(85),
             cut_micros: random.spread(100.0, 30e3) as Time,
             timeout: random.between(5, 8) * SECOND,
-            seed: Seed([random.next(), random.next()]),
+            readers: seed.0[0].is_multiple_of(8).then_some(1 + seed.0[1] as usize % 4),
+            seed,
             byte_micros: map_micros * f64::from(all_threads) / bytes.max(1) as f64,
             entry_micros: random.spread(1.0, if is_hurried { 50.0 } else { 2_000.0 }),
             delay: (random.between(20, 500), longest_delay as Time),
@@ -222,7 +226,7 @@ impl Plan {
         plan.threads = vec![2; 8];
         plan.spares = 0;
         plan.text = make_text(random, 8_000);
-        (plan.scale, plan.split_bytes) = (2_000, None);
+        (plan.scale, plan.split_bytes, plan.readers) = (2_000, None, None);
         (plan.known_size, plan.backups, plan.cut_micros) = (known_size, backups, 100);
         (plan.byte_micros, plan.entry_micros) = (1.0, 1.0);
         (plan.delay, plan.tail) = ((100, 1_000), 2);

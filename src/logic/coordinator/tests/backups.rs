@@ -17,6 +17,7 @@ fn late(n: usize, splits: u64) -> Game {
         split_bytes: Some(100),
         worker_timeout: Some(Duration::from_secs(10)),
         backups: true,
+        readers: None,
     });
     game.begin();
     game.cut(splits);
@@ -75,6 +76,7 @@ fn the_bulk_of_the_input_is_folded_directly_and_its_end_provisionally() {
         split_bytes: Some(100),
         worker_timeout: Some(Duration::from_secs(10)),
         backups: true,
+        readers: None,
     });
     game.begin();
     let mut provisional = Vec::new();
@@ -259,6 +261,7 @@ fn a_spare_joins_where_a_split_has_failed_on_all_others() {
         split_bytes: Some(100),
         worker_timeout: Some(Duration::from_secs(10)),
         backups: true,
+        readers: None,
     });
     game.begin();
     game.cut(1);

@@ -76,6 +76,7 @@ fn coordinate(bytes: &[u8]) -> bool {
         split_bytes: Some(100),
         worker_timeout: Some(Duration::from_secs(10)),
         backups: true,
+        readers: None,
     };
     let mut now = Duration::ZERO;
     let (mut coordinator, mut commands) = Coordinator::start(config, now);
