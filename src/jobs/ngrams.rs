@@ -14,6 +14,8 @@ pub struct Ngrams {
 
 /// What to count.
 #[derive(Clone, Debug, Serialize, Deserialize, clap::Args)]
+// The parameters of words have the same name, and clap knows groups of flags by theirs.
+#[group(skip)]
 pub struct Params {
     /// How many words stand side by side
     #[arg(long, value_name = "N", default_value_t = 2)]
