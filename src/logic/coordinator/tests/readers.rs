@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// A coordinator of two workers with two threads each, that lets `most` splits be in flight of the files from `first_file`
-/// on; the input has a split of each of `files`.
+/// A coordinator of two workers with two threads each, that lets `most` splits be in flight of the files from
+/// `first_file` on; the input has a split of each of `files`.
 fn reading(most: usize, first_file: usize, files: &[usize]) -> Game {
     let mut game = Game::with(Config {
         worker_threads: vec![2, 2],
