@@ -4,6 +4,7 @@
 //! follows Talbot et al., "Phoenix++" (2011).
 
 mod catalog;
+pub mod check;
 mod records;
 mod value;
 pub mod values;
@@ -15,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 pub use catalog::{Jobs, Listed, Visitor};
 pub use records::{AsciiSet, Cut, Line, Lines, Records};
+pub(crate) use value::columns;
 pub use value::{Column, Value};
 
 /// A MapReduce job: pairs are mapped from splits and folded by key with a commutative, associative `combine`.

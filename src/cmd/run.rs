@@ -135,7 +135,7 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
     let links = match workers.is_empty() {
         true => vec![start_local(
             spec.job.clone(),
-            options.threads.unwrap_or_else(machine::threads),
+            (options.threads.unwrap_or_else(machine::threads), machine::memory_for_jobs()),
             input.clone(),
             storage,
             mailbox.listener(),
@@ -193,10 +193,6 @@ fn check_output(options: &RunOptions) -> Result<(), CommandError> {
     }
     if options.format != Format::Parquet {
         return Ok(());
-    }
-    if !Format::HAS_PARQUET {
-        let error = CommandError::usage(anyhow!("this program was built without Parquet"));
-        return Err(error.advise("build it with `--features parquet`, or write another --format"));
     }
     if options.destination.is_stdout() {
         let error = CommandError::usage(anyhow!("standard output: Parquet is for files"));

@@ -3,7 +3,6 @@
 mod encode;
 mod name;
 mod packed;
-#[cfg(feature = "parquet")]
 mod parquet;
 mod parts;
 mod target;
@@ -41,14 +40,11 @@ pub enum Format {
     /// One JSON object a line. What is not UTF-8 in a key becomes U+FFFD, for JSON has no other bytes.
     Json,
     /// Apache Parquet: a string column of the keys, and one of the values as [`Value::COLUMN`] says. What is not UTF-8
-    /// in a string becomes U+FFFD. Only in programs that are built with the feature `parquet`.
+    /// in a string becomes U+FFFD.
     Parquet,
 }
 
 impl Format {
-    /// Whether Parquet can be written.
-    pub const HAS_PARQUET: bool = cfg!(feature = "parquet");
-
     /// Returns what names of files in this format end with.
     fn suffix(self) -> &'static str {
         match self {
@@ -118,10 +114,7 @@ fn sink_to<J: Job>(
         Format::Tsv => Text::Tsv,
         Format::Csv => Text::Csv,
         Format::Json => Text::Json,
-        #[cfg(feature = "parquet")]
         Format::Parquet => return Ok(Box::new(parquet::ParquetSink::new(target, job)?)),
-        #[cfg(not(feature = "parquet"))]
-        Format::Parquet => return Err(io::Error::other("this program was built without Parquet")),
     };
     let form = Arc::new(Encoder::new(text, job, target.is_terminal()));
     let mut head = Vec::new();

@@ -4,7 +4,7 @@ use bytesize::ByteSize;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
 use super::sanitize::{sanitize, shortened};
-use crate::job::Value;
+use crate::job::{Value, columns};
 use crate::runtime::report::{Phase, Report};
 
 /// A table for people, empty but for its header; the columns of `right` are aligned to the right.
@@ -36,9 +36,19 @@ impl ResultTable {
 
     /// Adds an entry. A value that is a number is shown with separators between the thousands.
     pub fn entry<V: Value>(&mut self, key: &[u8], value: &V) {
-        self.entries += 1;
         self.text.clear();
+        if V::LINES {
+            let (key, rest) = columns(key);
+            self.text.extend_from_slice(rest);
+            return (0..value.times().min(MOST_EQUAL)).for_each(|_| self.row(key));
+        }
         value.render(&mut self.text);
+        self.row(key);
+    }
+
+    /// Adds a row of a key and the text that is held.
+    fn row(&mut self, key: &[u8]) {
+        self.entries += 1;
         let text = String::from_utf8_lossy(&self.text);
         let value = match text.parse::<u64>() {
             Ok(number) => thousands(number),
@@ -154,6 +164,9 @@ fn megabytes_per_second(bytes: u64, seconds: f64) -> String {
 
 /// Characters of a key that are shown: half a line of a usual terminal.
 const LONGEST_CELL: usize = 48;
+
+/// Rows for a line that stands in the result many times.
+const MOST_EQUAL: u64 = 100;
 
 #[cfg(test)]
 mod tests {

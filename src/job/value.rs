@@ -23,14 +23,27 @@ pub trait Value: Clone + Serialize + Send + Sync + 'static {
         None
     }
 
-    /// Whether a pair of the result stands for lines of text: its key is the line, which is shown as often as the value
-    /// counts. Its columns are what stands before and behind the first TAB.
+    /// Whether a pair of the result stands for lines of text: its key is the line, which is shown [`Value::times`]. Its
+    /// columns are what stands before and behind the first TAB.
     const LINES: bool = false;
+
+    /// Returns how often the line stands in the result, if it is [one](Value::LINES).
+    fn times(&self) -> u64 {
+        1
+    }
 
     /// Returns the bytes that it owns elsewhere: a worker's `--memory` bounds those, too. It is asked for at each fold,
     /// so that it must not look at all that is held.
     fn heap_bytes(&self) -> usize {
         0
+    }
+}
+
+/// Returns the columns of a line: what stands before and behind its first TAB.
+pub(crate) fn columns(line: &[u8]) -> (&[u8], &[u8]) {
+    match memchr::memchr(b'\t', line) {
+        Some(tab) => (&line[..tab], &line[tab + 1..]),
+        None => (line, b""),
     }
 }
 

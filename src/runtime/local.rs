@@ -16,14 +16,14 @@ use super::storage::Storage;
 use super::worker::{Input, Setup, inputs, run};
 use super::{guarded, spawn};
 
-/// Starts a worker with `threads` map threads in this process. It reads splits where they lie, through `source`, or
-/// through `storage` where every worker reads itself.
+/// Starts a worker with `threads` map threads in this process, whose tables may hold `memory` bytes. It reads splits
+/// where they lie, through `source`, or through `storage` where every worker reads itself.
 ///
 /// # Errors
 /// If a thread cannot be started.
 pub fn start_local<J: Job>(
     job: Arc<J>,
-    threads: usize,
+    (threads, memory): (usize, u64),
     source: Arc<dyn SplitSource>,
     storage: Arc<dyn Storage>,
     listener: Listener<J::Value>,
@@ -44,7 +44,7 @@ pub fn start_local<J: Job>(
             me,
             threads,
             window: usize::MAX,
-            memory: u64::MAX,
+            memory,
             peers: None,
             inbox: Arc::new(Inbox::new(0)),
         };

@@ -120,13 +120,17 @@ impl<V: Value> Writing<'_, V> {
     }
 }
 
-/// Adds up what was written. Of several failures, the one that says most is told: where one has ended for another.
+/// Adds up what was written. Of several failures, the one that says most is told: others have ended because of it.
 fn total(outcomes: impl Iterator<Item = Result<u64, Broken>>) -> Result<u64, Broken> {
-    outcomes.fold(Ok(0), |total, outcome| match (total, outcome) {
-        (Ok(total), Ok(bytes)) => Ok(total + bytes),
-        (Err(Broken::Ended) | Ok(_), Err(broken)) => Err(broken),
-        (Err(broken), _) => Err(broken),
-    })
+    let mut total = Ok(0);
+    for outcome in outcomes {
+        match (outcome, &mut total) {
+            (Ok(bytes), Ok(total)) => *total += bytes,
+            (Err(broken), Ok(_) | Err(Broken::Ended)) => total = Err(broken),
+            (_, Err(_)) => {}
+        }
+    }
+    total
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -8,7 +8,7 @@ mod namespaces;
 mod poison;
 mod soak;
 mod spares;
-mod stage;
+pub mod stage;
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -1,8 +1,14 @@
 //! Output: results come whole, in the form asked for, and nothing else is on standard output.
 
+mod counts;
+mod packed;
+mod parquet;
+mod parted;
+mod values;
+
 use std::fs;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +19,9 @@ use mapreduce::jobs::word_count::{Params, WordCount};
 use mapreduce::runtime::source::{Output, Sink};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::harness::Lab;
 use crate::harness::program::{Finished, Invocation};
+use crate::harness::served::{Served, list};
 
 const TEXT: &str = "the cat, the dog\nthe cat\n";
 
@@ -23,6 +31,43 @@ fn in_directory(directory: &Path, args: &[&str]) -> Finished {
         .current_dir(directory)
         .deadline(Duration::from_secs(30))
         .run()
+}
+
+/// Workers on loopback, and a client with a text.
+struct Bench {
+    workers: Vec<Served>,
+    lab: Lab,
+}
+
+impl Bench {
+    fn start(n: usize, text: &[u8]) -> Bench {
+        let lab = Lab::start(0);
+        let serve = |_| Served::start(lab.invocation(&["serve", "--port", "0", "--threads", "2"]));
+        let workers = (0..n).map(serve).collect();
+        fs::write(lab.client_dir().join("text.txt"), text).expect("a file");
+        Bench { workers, lab }
+    }
+
+    /// A `run` over all workers, or on this machine where there are none.
+    fn run(&self, args: &[&str]) -> Finished {
+        let workers = list(&self.workers);
+        let place = if self.workers.is_empty() { &["--local"][..] } else { &["--workers", &workers] };
+        let given = ["run", "text.txt", "--split-size", "100k"];
+        self.lab.invocation(&[&given, place, args].concat()).deadline(Duration::from_secs(60)).run()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.lab.client_dir().join(name)
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).expect("it is written")
+    }
+}
+
+/// A text of 40,000 different words, some of which are frequent.
+fn text() -> Vec<u8> {
+    (0..100_000u32).flat_map(|n| format!("w{} ", if n % 5 < 3 { n % 100 } else { n }).into_bytes()).collect()
 }
 
 fn names(directory: &Path) -> Vec<String> {
@@ -109,15 +154,31 @@ fn failed_run_leaves_no_file_and_keeps_the_old_one() {
     assert_eq!(fs::read_to_string(directory.path().join("old.tsv")).expect("there"), "old");
 }
 
+/// What cannot be written is named before the run, and by root, too.
+#[test]
+fn place_that_nobody_may_write_to_is_named() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    for args in [["-o", "/sys/out.tsv"], ["--partitioned", "/sys/out"]] {
+        let failed = in_directory(directory.path(), &args).expect_code(1);
+        let named = format!("error: {}", args[1]);
+        assert!(failed.stderr.contains(&named), "{}", failed.stderr);
+        assert!(failed.stdout.is_empty() && !failed.stderr.contains(".part"), "{}", failed.stderr);
+    }
+}
+
 /// `run ... | head` is no failure.
 #[test]
 fn reader_that_leaves_ends_the_run_quietly() {
+    ["tsv", "csv", "json"].into_iter().for_each(leave_early);
+}
+
+fn leave_early(format: &str) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     // More than any pipe holds.
     let text: String = (0..300_000).map(|number| format!("word{number}\n")).collect();
     fs::write(directory.path().join("many.txt"), text).expect("a file");
     let mut child = Command::new(env!("CARGO_BIN_EXE_mapreduce"))
-        .args(["run", "--local", "-q", "many.txt"])
+        .args(["run", "--local", "-q", "many.txt", "--format", format])
         .current_dir(directory.path())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -129,15 +190,19 @@ fn reader_that_leaves_ends_the_run_quietly() {
     let status = wait(&mut child, Duration::from_secs(20));
     let mut said = String::new();
     child.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
-    assert_eq!((status.code(), said.as_str()), (Some(0), ""));
+    assert_eq!((status.code(), said.as_str()), (Some(0), ""), "{format}");
 }
 
 /// Ctrl-C while the input is still coming: exit 130, and nothing is left.
 #[test]
 fn interrupted_run_leaves_no_file() {
+    [["-o", "out.tsv"], ["-o", "out.csv.gz"], ["--partitioned", "out"]].iter().for_each(interrupt);
+}
+
+fn interrupt(output: &[&str; 2]) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let mut child = Command::new(env!("CARGO_BIN_EXE_mapreduce"))
-        .args(["run", "--local", "-q", "-", "-o", "out.tsv"])
+        .args([&["run", "--local", "-q", "-"], &output[..]].concat())
         .current_dir(directory.path())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

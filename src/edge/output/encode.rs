@@ -1,5 +1,7 @@
 //! Encode: one entry of the result, in each format, appended to a buffer.
 
+mod lines;
+
 use std::io;
 use std::sync::Arc;
 
@@ -128,7 +130,11 @@ impl<J: Job> Form<J::Value> for Encoder<J> {
     /// If a value has no JSON form.
     fn render(&self, entries: &[(&[u8], &J::Value)], out: &mut Vec<u8>) -> io::Result<()> {
         out.reserve(entries.iter().map(|(key, _)| key.len() + ENTRY_BYTES).sum());
+        if J::Value::LINES {
+            return lines::render(&self.shape, self.terminal, entries, out);
+        }
         match self.terminal {
+            _ if J::Value::LINES => lines::render(&self.shape, self.terminal, entries, out),
             true => self.render_for_terminal(entries, out),
             false => self.render_plain(entries, out),
         }

@@ -19,6 +19,9 @@ pub enum Packing {
 pub struct Packed {
     target: Target,
     packer: Packer,
+    /// Bytes that are not packed yet. Encoders are given blocks of one size: what they make depends on the pieces, and
+    /// the pieces on how the result was divided among threads and workers.
+    block: Vec<u8>,
     written: u64,
 }
 
@@ -31,7 +34,7 @@ enum Packer {
 
 impl Packed {
     /// # Errors
-    /// If there is no memory or thread for it.
+    /// If there is no memory for it.
     pub fn new(target: Target, packing: Option<Packing>) -> io::Result<Self> {
         let packer = match packing {
             None => Packer::Plain,
@@ -42,29 +45,36 @@ impl Packed {
                 Packer::Zstd(encoder)
             }
         };
-        Ok(Self { target, packer, written: 0 })
+        Ok(Self { target, packer, block: Vec::new(), written: 0 })
     }
 
     /// # Errors
     /// If not all could be written; the error names the target.
     pub fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match &mut self.packer {
-            Packer::Plain => {
-                self.written += bytes.len() as u64;
-                return self.target.write_all(bytes);
-            }
-            Packer::Gzip(encoder) => encoder.write_all(bytes)?,
-            Packer::Zstd(encoder) => encoder.write_all(bytes)?,
+        if let Packer::Plain = self.packer {
+            self.written += bytes.len() as u64;
+            return self.target.write_all(bytes);
         }
-        self.pass_on()
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let room = BLOCK_BYTES - self.block.len();
+            let (fitting, later) = rest.split_at(room.min(rest.len()));
+            self.block.extend_from_slice(fitting);
+            rest = later;
+            if self.block.len() == BLOCK_BYTES {
+                self.pack()?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes what was written final and returns its bytes, as they lie in the target.
     ///
     /// # Errors
     /// If it cannot be.
-    pub fn finish(self) -> io::Result<u64> {
-        let Self { mut target, packer, written } = self;
+    pub fn finish(mut self) -> io::Result<u64> {
+        self.pack()?;
+        let Self { mut target, packer, written, .. } = self;
         let rest = match packer {
             Packer::Plain => Vec::new(),
             Packer::Gzip(encoder) => encoder.finish()?,
@@ -75,16 +85,20 @@ impl Packed {
         Ok(written + rest.len() as u64)
     }
 
-    /// Writes what has been packed.
-    fn pass_on(&mut self) -> io::Result<()> {
+    /// Packs the block, and writes what comes of it.
+    fn pack(&mut self) -> io::Result<()> {
         let packed = match &mut self.packer {
             Packer::Plain => return Ok(()),
-            Packer::Gzip(encoder) => encoder.get_mut(),
-            Packer::Zstd(encoder) => encoder.get_mut(),
+            Packer::Gzip(encoder) => {
+                encoder.write_all(&self.block)?;
+                encoder.get_mut()
+            }
+            Packer::Zstd(encoder) => {
+                encoder.write_all(&self.block)?;
+                encoder.get_mut()
+            }
         };
-        if packed.len() < PASSED_BYTES {
-            return Ok(());
-        }
+        self.block.clear();
         self.target.write_all(packed)?;
         self.written += packed.len() as u64;
         packed.clear();
@@ -98,8 +112,8 @@ const GZIP_LEVEL: u32 = 6;
 /// What `zstd` takes.
 const ZSTD_LEVEL: i32 = 3;
 
-/// Packed bytes that are written at a time, at least.
-const PASSED_BYTES: usize = 64 << 10;
+/// Bytes that are packed at a time: what comes of them is worth a write.
+const BLOCK_BYTES: usize = 256 << 10;
 
 #[cfg(test)]
 mod tests {

@@ -14,7 +14,7 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::types::{ColumnPath, Type};
 
 use super::target::Target;
-use crate::job::{Column, Job, Value};
+use crate::job::{Column, Job, Value, columns};
 use crate::runtime::source::{Form, Sink};
 use crate::wire::varint;
 
@@ -150,6 +150,11 @@ impl<J: Job> Form<J::Value> for Rows<J> {
     fn render(&self, entries: &[(&[u8], &J::Value)], out: &mut Vec<u8>) -> io::Result<()> {
         let mut raw = Vec::new();
         for (key, value) in entries {
+            if J::Value::LINES {
+                let (key, rest) = columns(key);
+                (0..value.times()).for_each(|_| [key, rest].iter().for_each(|column| push_text(column, out)));
+                continue;
+            }
             raw.clear();
             self.job.render_key(key, &mut raw);
             push_text(&raw, out);

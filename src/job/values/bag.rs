@@ -35,8 +35,15 @@ impl Bag {
 
     /// Puts one string in.
     pub fn push(&mut self, string: &[u8]) {
-        put_entry(string, 1, &mut self.entries);
-        self.settle_if_due();
+        self.push_times(string, 1);
+    }
+
+    /// Puts the same string in so many times.
+    pub fn push_times(&mut self, string: &[u8], times: u64) {
+        if times > 0 {
+            put_entry(string, times, &mut self.entries);
+            self.settle_if_due();
+        }
     }
 
     /// Puts in all that is in `other`.
@@ -199,7 +206,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::job::values::laws;
+    use crate::job::values::laws::laws;
 
     fn bag(strings: &[&[u8]]) -> Bag {
         strings.iter().copied().collect()

@@ -81,7 +81,7 @@ fn reduce_sorted<J: Job>(
     // What is over is not given on; then what was made of it is not wanted either.
     let mut groups = groups.take_while(|_| !work.is_cancelled());
     let reduced = guarded(|| work.job.reduce(&mut groups, &mut made)).flatten();
-    reduced.and_then(|()| made.may_hold(0)).map_err(|cause| format!("job {}: {cause}", J::NAME))?;
+    reduced.and_then(|()| made.may_hold(0))?;
     made.batch.finish();
     let mut table = folder.finish(|into, other| heap.combine(&*work.job, into, other));
     table.release_slots();

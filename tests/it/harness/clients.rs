@@ -36,9 +36,12 @@ pub struct Task {
     pub timeout: Duration,
     pub backups: bool,
     pub top: Option<usize>,
+    pub min_count: Option<u64>,
+    /// Whether the output is a directory of parts.
+    pub partitioned: bool,
     /// That of the usual options if `None`.
     pub split_size: Option<u64>,
-    /// `tsv`, `csv` or `json`.
+    /// `tsv`, `csv`, `json` or `parquet`.
     pub format: String,
 }
 
@@ -54,6 +57,8 @@ impl Task {
             timeout: PATIENCE,
             backups: true,
             top: None,
+            min_count: None,
+            partitioned: false,
             split_size: None,
             format: "tsv".to_owned(),
         }
@@ -77,10 +82,16 @@ impl Task {
             workers: Workers::Named(self.workers.clone()),
             servers: self.servers,
             top: self.top,
-            destination: self.output.clone().map_or(Destination::Stdout, Destination::File),
+            min_count: self.min_count,
+            destination: match self.output.clone() {
+                Some(output) if self.partitioned => Destination::Directory(output),
+                Some(output) => Destination::File(output),
+                None => Destination::Stdout,
+            },
             format: match self.format.as_str() {
                 "csv" => Format::Csv,
                 "json" => Format::Json,
+                "parquet" => Format::Parquet,
                 _ => Format::Tsv,
             },
             report: self.report.clone(),

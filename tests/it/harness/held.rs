@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use mapreduce::job::{AsciiSet, Cut, Emit, Job, Records, Value};
+use mapreduce::job::{AsciiSet, Column, Cut, Emit, Job, Records, Value};
 use mapreduce::logic::coordinator::Phase;
 use mapreduce::logic::tokenize::{Tokenizer, Tokens};
 use serde::Serialize;
@@ -49,6 +49,12 @@ pub struct HeldCount {
 pub struct Count(u64);
 
 impl Value for Count {
+    const COLUMN: Column = Column::Count;
+
+    fn count(&self) -> Option<u64> {
+        Some(self.0)
+    }
+
     fn encode(&self, out: &mut Vec<u8>) {
         hold_in(if REDUCING.load(SeqCst) { Phase::Merge } else { Phase::Shuffle });
         self.0.encode(out);
