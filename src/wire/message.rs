@@ -203,8 +203,8 @@ impl Routes {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromWorker {
-    /// Some of the files that are there, in order, each with the index of the place where it was found; or why there are
-    /// none at a place. There may be more before the last.
+    /// Some of the files that are there, in order, each with the index of the place where it was found; or why there
+    /// are none at a place. There may be more before the last.
     Listed {
         found: Vec<(u32, Found)>,
         failed: Vec<(u32, String)>,

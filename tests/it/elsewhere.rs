@@ -157,7 +157,7 @@ fn what_cannot_be_read_is_named_with_who_could_not() {
                 let changed = run(&[&changes]);
                 assert_says(
                     &changed,
-                    &[&changes, "bytes 0 to ", "it was changed while it was read", "127.0.0.1:"],
+                    &[&changes, "bytes ", "it was changed while it was read", "127.0.0.1:"],
                 );
                 let vanished = run(&[&vanishes]);
                 assert_says(&vanished, &[&vanishes, "404 Not Found", "could not map the split"]);

@@ -193,7 +193,6 @@ impl Plan {
         let is_hurried = random.chance(20);
         let map_micros = if is_hurried { random.spread(1e3, 20e3) } else { random.spread(2e3, 8e6) };
         let longest_delay = if is_hurried { random.spread(50e3, 400e3) } else { random.spread(600.0, 300e3) };
-        let seed = Seed([random.next(), random.next()]);
         let mut plan = Self {
             slowness: vec![1.0; threads.len()],
             link_slowness: vec![1.0; threads.len()],
@@ -205,8 +204,8 @@ impl Plan {
             backups: random.chance(85),
             cut_micros: random.spread(100.0, 30e3) as Time,
             timeout: random.between(5, 8) * SECOND,
-            readers: seed.0[0].is_multiple_of(8).then_some(1 + seed.0[1] as usize % 4),
-            seed,
+            readers: None,
+            seed: Seed([random.next(), random.next()]),
             byte_micros: map_micros * f64::from(all_threads) / bytes.max(1) as f64,
             entry_micros: random.spread(1.0, if is_hurried { 50.0 } else { 2_000.0 }),
             delay: (random.between(20, 500), longest_delay as Time),
@@ -220,6 +219,8 @@ impl Plan {
             faults: Vec::new(),
             text,
         };
+        // Drawn from what is drawn already.
+        plan.readers = plan.seed.0[0].is_multiple_of(8).then_some(1 + plan.seed.0[1] as usize % 4);
         if random.chance(3) && !plan.text.is_empty() {
             let n_poisoned = random.between(1, 3);
             plan.poisoned = (0..n_poisoned).map(|_| random.below(plan.text.len() as u64) as usize).collect();

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// A coordinator of two workers with two threads each, that lets `most` splits be in flight of the files from `first_file`
-/// on; the input has a split of each of `files`.
+/// A coordinator of two workers with two threads each, that lets `most` splits be in flight of the files from
+/// `first_file` on; the input has a split of each of `files`.
 fn reading(most: usize, first_file: usize, files: &[usize]) -> Game {
     let mut game = Game::with(Config {
         worker_threads: vec![2, 2],
@@ -61,15 +61,18 @@ fn what_the_client_reads_is_not_held_up() {
 }
 
 #[test]
-fn backups_count_too_and_wait_for_their_turn() {
-    let mut game = reading(2, 0, &[0, 0]);
-    assert_eq!(sent(&mut game), [0, 1]);
-    game.wait(2);
-    assert_eq!(sent(&mut game), [0; 0], "both are being read");
-    let worker = holder(&game, 1);
-    game.mapped(worker, 1);
-    game.wait(2);
-    assert_eq!(sent(&mut game), [0], "there is room for a backup");
+fn backups_count_too() {
+    for (most, backups) in [(1, vec![]), (2, vec![1])] {
+        let mut game = reading(most, 0, &[0, 0]);
+        let mut all = sent(&mut game);
+        game.now += Duration::from_millis(10);
+        let worker = holder(&game, 0);
+        game.mapped(worker, 0);
+        all.extend(sent(&mut game));
+        assert_eq!(all, [0, 1]);
+        game.wait(3);
+        assert_eq!(sent(&mut game), backups, "{most} at a time");
+    }
 }
 
 #[test]
