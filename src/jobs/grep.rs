@@ -12,7 +12,7 @@ use within::within_lines;
 /// Finds the lines that match a pattern: by file, and as they stand in it.
 ///
 /// A whole text is searched at once, and only where something matches are the ends of the line looked for (as
-/// ripgrep does). For that the pattern is made one that matches no line break: [`within_lines`].
+/// ripgrep does). For that the pattern is made one that matches no line break.
 pub struct Grep {
     pattern: Regex,
     params: Params,

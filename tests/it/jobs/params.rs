@@ -31,15 +31,9 @@ fn what_is_wrong_is_said_with_the_name_of_the_job() {
             (&["grep", "--pattern", "a", "--count", "--only-matching"], &["--only-matching", "--count"]),
             (&["ngrams", "--n", "0"], &["job ngrams", "--n 0: between 1 and 100"]),
             (&["ngrams", "--n", "two"], &["--n", "two"]),
-            (
-                &["histogram", "--bin-width", "0"],
-                &["job histogram", "--bin-width 0: it must be above zero"],
-            ),
+            (&["histogram", "--bin-width", "0"], &["job histogram", "--bin-width 0: it must be above zero"]),
             (&["histogram", "--column", "0"], &["job histogram", "--column 0: the first column is 1"]),
-            (
-                &["histogram", "--column", "1", "--delimiter", "ab"],
-                &["job histogram", "--delimiter \"ab\""],
-            ),
+            (&["histogram", "--column", "1", "--delimiter", "ab"], &["job histogram", "--delimiter \"ab\""]),
             (&["languages", "--min-letters", "0"], &["job languages", "--min-letters 0"]),
             (&["wordcount", "--pattern", "a"], &["--pattern"]),
             (&["sort"], &["there is no job \"sort\", only wordcount, grep"]),
