@@ -1,7 +1,7 @@
-//! Bench of the jobs: bytes a second that each maps and folds on one thread, and what the word count loses by being a job.
+//! Bench of the jobs: bytes a second that each maps and folds on one thread.
 //!
-//! `cargo bench --bench jobs -- --paired` runs the word count through `Job`, and written out by hand, in turns, and prints the
-//! ratio of their times.
+//! `cargo bench --bench jobs -- --paired` runs the word count through `Job`, and written out by hand, in turns,
+//! and prints the ratio of their times: what is lost by being a job.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Domains: how often each host name stands in the `WARC-Target-URI` headers of web archives, such as the WET files of
-//! Common Crawl. A whole program: `discover`, `deploy` and `run` included.
+//! Domains: how often each host name stands in the `WARC-Target-URI` headers of web archives (WARC, WET).
+//! A whole program: `discover`, `deploy` and `run` included.
 //!
 //! Try it on one machine: `cargo run --release --example domains -- run *.warc.wet.gz`
 
@@ -13,8 +13,8 @@ fn main() -> ExitCode {
 
 /// Counts host names in lower case, without port and user; most frequent first, then by their bytes.
 ///
-/// A record begins with a whole header, wherever that stands: a version, fields, and an empty line, all with CR LF. So what
-/// a page says is never taken for a field. `Content-Length` tells no more: where a file is cut within a page, it is unknown.
+/// A record begins with a whole header, wherever that stands: a version, fields, and an empty line, all with CR LF.
+/// So no text of a page is taken for a field; and `Content-Length` is unknown where a file is cut within a page.
 pub struct Domains;
 
 #[derive(Clone, serde::Serialize, serde::Deserialize, clap::Args)]
@@ -48,13 +48,11 @@ impl Job for Domains {
                     }
                     None
                 }
-                (Some(field), Some(target)) => match field.iter().position(|&byte| byte == b':') {
-                    Some(end) if field[..end].eq_ignore_ascii_case(b"WARC-Target-URI") => {
-                        Some(Some(&field[end + 1..]))
-                    }
-                    Some(_) => Some(target),
-                    None => None,
-                },
+                (Some(field), Some(target)) => {
+                    let end = field.iter().position(|&byte| byte == b':');
+                    let is_target = |end: usize| field[..end].eq_ignore_ascii_case(b"WARC-Target-URI");
+                    end.map(|end| if is_target(end) { Some(&field[end + 1..]) } else { target })
+                }
                 _ => None,
             };
         }

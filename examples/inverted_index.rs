@@ -13,7 +13,8 @@ fn main() -> ExitCode {
     mapreduce::main::<InvertedIndex>()
 }
 
-/// Lists the files of each word, in the order of the words' bytes, which is that of the result unless a job ranks it.
+/// Lists the files of each word, in the order of the words' bytes, which is that of the result unless a job ranks
+/// it.
 pub struct InvertedIndex {
     tokenizer: Tokenizer,
 }

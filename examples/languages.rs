@@ -10,7 +10,8 @@ fn main() -> ExitCode {
     mapreduce::main::<Languages>()
 }
 
-/// Counts lines by the code of their language (ISO 639-3); most lines first, then by the code. Blank lines do not count.
+/// Counts lines by the code of their language (ISO 639-3); most lines first, then by the code. Blank lines do not
+/// count.
 pub struct Languages {
     min_letters: usize,
 }

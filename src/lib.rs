@@ -1,13 +1,13 @@
 //! One binary that turns any pool of machines reachable by SSH into a MapReduce cluster, and back.
 //!
-//! The crate is the engine, the installer and the command line behind it. A program hands its [`Job`], or a tuple of some,
-//! to [`main`] and has `discover`, `deploy`, `serve`, `run`, `status` and `stop`; `src/main.rs` does so with the jobs that
-//! people reach for daily.
+//! The crate is the engine, the installer and the command line behind it. A program hands its [`Job`], or a tuple
+//! of some, to [`main`] and has `discover`, `deploy`, `serve`, `run`, `status` and `stop`; `src/main.rs` does so
+//! with the jobs that people reach for daily.
 //!
 //! # A job of your own
 //!
-//! A MapReduce job says how some input becomes pairs of a key and a value, and how two values of one key become one. In an
-//! empty crate (`cargo new letters`), with these dependencies:
+//! A MapReduce job says how some input becomes pairs of a key and a value, and how two values of one key become
+//! one. In an empty crate (`cargo new letters`), with these dependencies:
 //!
 //! ```toml
 //! [dependencies]
@@ -82,10 +82,11 @@
 //! target/release/letters stop
 //! ```
 //!
-//! * `combine` must be commutative and associative, and a map must not depend on where the input was cut. [`check::job`]
-//!   tries both on texts of yours: the first test of any job.
+//! * `combine` must be commutative and associative, and a map must not depend on where the input was cut.
+//!   [`check::job`] tries both on texts of yours: the first test of any job.
 //! * What can be folded, from counts to sketches, is in [`values`]; anything else that implements [`Value`], too.
-//! * Records are lines unless [`Job::cut`] says otherwise; [`Records::file`] and [`Line::offset`] tell where they are from.
+//! * Records are lines unless [`Job::cut`] says otherwise; [`Records::file`] and [`Line::offset`] tell where they
+//!   are from.
 //! * The result is in the order of its keys unless [`Job::rank`] puts them in another.
 //! * A map that cannot go on returns an error, which ends the run with the name of the job, as a panic does.
 //!

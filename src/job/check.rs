@@ -1,8 +1,8 @@
 //! Check: a property test of jobs, ready-made, for the tests of whoever writes one.
 //!
-//! The engine maps a text in as many parts as it likes and folds in whatever order values come, between which they cross
-//! the network. A job whose result depends on any of that gives another result each time. So this does all of it, many
-//! times and at random, but the same each time, and says what it was that made a difference.
+//! The engine maps a text in as many parts as it likes and folds in whatever order values come, between which they
+//! cross the network. A job whose result depends on any of that gives another result each time. So this does all
+//! of it, many times and at random, but the same each time, and says what it was that made a difference.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,8 @@ use crate::logic::split::next_cut;
 
 /// Checks that the result of `job` on `texts`, each of which is a file, depends on nothing but these.
 ///
-/// The texts should be such that many keys come more than once, and hold whatever is unusual: empty lines, no line end at
-/// the end, bytes that are not UTF-8.
+/// The texts should be such that many keys come more than once, and hold whatever is unusual: empty lines, no line
+/// end at the end, bytes that are not UTF-8.
 ///
 /// ```
 /// # use mapreduce::{Job, jobs::word_count::{Params, WordCount}};
@@ -21,8 +21,8 @@ use crate::logic::split::next_cut;
 /// ```
 ///
 /// # Panics
-/// With a message that says why not, if `combine` is not commutative and associative, a value is another one when it has
-/// crossed the network, or it matters where the text was cut; or if the map fails.
+/// With a message that says why not, if `combine` is not commutative and associative, a value is another one when
+/// it has crossed the network, or it matters where the text was cut; or if the map fails.
 #[track_caller]
 pub fn job<J: Job>(job: &J, texts: &[impl AsRef<[u8]>]) {
     if let Err(cause) = try_job(job, texts) {
@@ -30,8 +30,8 @@ pub fn job<J: Job>(job: &J, texts: &[impl AsRef<[u8]>]) {
     }
 }
 
-/// Returns the result of `job` on `texts`, each of which is a file, folded in the plainest way: keys and values as text,
-/// in the order of the result.
+/// Returns the result of `job` on `texts`, each of which is a file, folded in the plainest way: keys and values as
+/// text, in the order of the result.
 ///
 /// # Panics
 /// If the map or the reduce fails.

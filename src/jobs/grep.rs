@@ -11,8 +11,8 @@ use within::within_lines;
 
 /// Finds the lines that match a pattern: by file, and as they stand in it.
 ///
-/// A whole text is searched at once, and only where something matches are the ends of the line looked for (as ripgrep
-/// does). For that the pattern is made one that matches no line break: [`within_lines`].
+/// A whole text is searched at once, and only where something matches are the ends of the line looked for (as
+/// ripgrep does). For that the pattern is made one that matches no line break.
 pub struct Grep {
     pattern: Regex,
     params: Params,
@@ -90,8 +90,8 @@ impl Job for Grep {
         Ok(())
     }
 
-    /// Adds counts up. The same place is found twice if a file is given twice, and with the same line. That a broken peer
-    /// mixes both up must not make the order matter.
+    /// Adds counts up. The same place is found twice if a file is given twice, and with the same line. That a
+    /// broken peer mixes both up must not make the order matter.
     fn combine(&self, into: &mut Found, other: Found) {
         match (&mut *into, other) {
             (Found::Lines(lines), Found::Lines(others)) => *lines = lines.saturating_add(others),

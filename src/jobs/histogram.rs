@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::job::values::Sum;
 use crate::job::{Emit, Job, Records};
 
-/// Counts the values of lines in bins of one width: from the lowest to the highest, and what is no number behind them.
+/// Counts the values of lines in bins of one width: from the lowest to the highest, and what is no number behind
+/// them.
 ///
 /// Bins are reckoned in decimal fixed point, as [`Sum`] has it, so that 0.3 lies in the bin that begins with 0.3.
 pub struct Histogram {
@@ -99,8 +100,8 @@ const ZERO: u8 = 0x80;
 const NOT_A_NUMBER: u8 = 0xfe;
 const MISSING: u8 = 0xff;
 
-/// The number of a bin, as a key: a byte that says how many bytes the number has, and those. Keys are in the order of the
-/// numbers, and those of the bins around zero are short.
+/// The number of a bin, as a key: a byte that says how many bytes the number has, and those. Keys are in the order
+/// of the numbers, and those of the bins around zero are short.
 struct Key {
     bytes: [u8; 17],
     length: usize,

@@ -21,8 +21,9 @@ const BOOK: &[u8] = include_bytes!("../../examples/alice.txt");
 
 /// A directory with files, and workers.
 struct Bench {
-    lab: Lab,
+    // They end before the lab, which sees to it that nothing is left.
     workers: Vec<Served>,
+    lab: Lab,
 }
 
 impl Bench {
@@ -33,7 +34,7 @@ impl Bench {
         }
         let serve = |_| Served::start(lab.invocation(&["serve", "--port", "0", "--threads", "2"]));
         let workers = (0..4).map(serve).collect();
-        Bench { lab, workers }
+        Bench { workers, lab }
     }
 
     /// Asserts that `run` with `args` gives `expected`, wherever it runs and however the input is cut.

@@ -11,8 +11,9 @@ use crate::job::Value;
 
 /// All strings that were put in, each with how often it was.
 ///
-/// On the wire it is sorted. In memory it is a sorted part and a tail of what came later, which is sorted into it as soon
-/// as it is the larger one; so a string costs O(log n) on average to put in, and a few bytes beside its own to hold.
+/// On the wire it is sorted. In memory it is a sorted part and a tail of what came later, which is sorted into it
+/// as soon as it is the larger one; so a string costs O(log n) on average to put in, and a few bytes beside its
+/// own to hold.
 #[derive(Clone, Default)]
 pub struct Bag {
     /// Entries: each a string behind its length, then its count.

@@ -1,11 +1,11 @@
 //! Distinct: about how many distinct strings there were, in little memory however many.
 //!
-//! Source: Flajolet, Fusy, Gandouet & Meunier, "HyperLogLog" (2007); the estimate is Ertl's, "New cardinality estimation
-//! algorithms for HyperLogLog sketches" (2017), algorithm 6, which needs no tables of biases.
+//! Source: Flajolet, Fusy, Gandouet & Meunier, "HyperLogLog" (2007); the estimate is Ertl's, "New cardinality
+//! estimation algorithms for HyperLogLog sketches" (2017), algorithm 6, which needs no tables of biases.
 //!
-//! It is our own, unlike other sketches, for what crosses hosts must have one form whatever the order of the fold, and be
-//! decoded from any bytes without harm: hyperloglogplus gathers what comes in buffers which it encodes as they are and
-//! checks nothing, and cardinality-estimator reads its memory layout back as it finds it.
+//! It is our own, unlike other sketches, for what crosses hosts must have one form whatever the order of the fold,
+//! and be decoded from any bytes without harm: hyperloglogplus gathers what comes in buffers which it encodes as
+//! they are and checks nothing, and cardinality-estimator reads its memory layout back as it finds it.
 
 use std::fmt;
 
@@ -15,7 +15,8 @@ use super::bytes::{put_number, take_number};
 use super::hash;
 use crate::job::{Column, Value};
 
-/// About how many distinct strings were put in: with a standard error of 1.6 %, and nearly exact up to some hundreds.
+/// About how many distinct strings were put in: with a standard error of 1.6 %, and nearly exact up to some
+/// hundreds.
 ///
 /// On the wire and in memory it has a few bytes a string at first, and 3 KiB and 4 KiB at most.
 #[derive(Clone, PartialEq, Eq)]
@@ -185,8 +186,8 @@ fn tau(share: f64) -> f64 {
 /// What stands for all registers instead of the number of those that are listed.
 const ALL: u64 = MAX_FEW as u64 + 1;
 
-/// On the wire: how many registers are listed, and those, each as what it is above the one before; or all of them, four
-/// in three bytes.
+/// On the wire: how many registers are listed, and those, each as what it is above the one before; or all of them,
+/// four in three bytes.
 impl Value for Distinct {
     const COLUMN: Column = Column::Count;
 

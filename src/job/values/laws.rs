@@ -4,7 +4,8 @@ use std::fmt::Debug;
 
 use crate::job::Value;
 
-/// Makes a module of tests of a value: `laws! { STRATEGY => FOLD }`, or with a name in front where a file has several.
+/// Makes a module of tests of a value: `laws! { STRATEGY => FOLD }`, or with a name in front where a file has
+/// several.
 macro_rules! laws {
     ($strategy:expr => $fold:expr) => {
         $crate::job::values::laws::laws! { keeps_the_laws: $strategy => $fold }
@@ -31,8 +32,8 @@ macro_rules! laws {
 
 pub(crate) use laws;
 
-/// Checks that `fold` is commutative and associative, that the wire form of what is folded is the same in whatever order,
-/// that it is read again, and that whatever else is read does no harm.
+/// Checks that `fold` is commutative and associative, that the wire form of what is folded is the same in whatever
+/// order, that it is read again, and that whatever else is read does no harm.
 pub(crate) fn check<V: Value + PartialEq + Debug>(
     (a, b, c): (V, V, V),
     garbage: &[u8],

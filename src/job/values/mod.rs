@@ -5,7 +5,7 @@
 //! | `u64` | counts | `saturating_add` |
 //! | `i64` | signed numbers | `wrapping_add` |
 //! | [`Sum`], [`Mean`] | numbers with a fraction, exactly | [`Sum::add`], [`Mean::add`] |
-//! | [`Min`], [`Max`] | the smallest, the largest: of integers, [`Real`], [`Text`] ... | [`Min::merge`], [`Max::merge`] |
+//! | [`Min`], [`Max`] | the smallest, the largest, also of [`Real`] and [`Text`] | [`Min::merge`], [`Max::merge`] |
 //! | `(A, B)`, up to four | values side by side | each as itself |
 //! | [`Top`] | the strings with the highest scores | [`Top::merge`] |
 //! | [`Set`] | distinct strings | [`Set::merge`] |
@@ -13,8 +13,8 @@
 //! | [`Distinct`] | about how many distinct strings | [`Distinct::merge`] |
 //! | [`Sample`] | some of very many strings | [`Sample::merge`] |
 //!
-//! Invariant: the wire form of a value is the same, byte for byte, whatever the order in which it was folded; so results
-//! are, too. A value of your own is tried with [`check::job`](crate::check::job).
+//! Invariant: the wire form of a value is the same, byte for byte, whatever the order in which it was folded; so
+//! results are, too. A value of your own is tried with [`check::job`](crate::check::job).
 
 mod bag;
 mod bytes;

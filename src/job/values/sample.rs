@@ -8,11 +8,12 @@ use super::bytes::{put_bytes, put_number, take_bytes, take_number};
 use super::{hash, shown};
 use crate::job::Value;
 
-/// Some of very many strings, as if drawn by lot; but the lot falls on the same ones whenever and wherever it is drawn.
+/// Some of very many strings, as if drawn by lot; but the lot falls on the same ones whenever and wherever it is
+/// drawn.
 ///
 /// Each string has a hash, of what tells it from the others, and those with the lowest hashes are kept (bottom-k
-/// sampling: Cohen & Kaplan, PODC 2007). How many is said with each [`Sample::merge`]: always the same number, as a rule a
-/// parameter of the job.
+/// sampling: Cohen & Kaplan, PODC 2007). How many is said with each [`Sample::merge`]: always the same number, as
+/// a rule a parameter of the job.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Sample {
     /// In their order; no two are the same.
@@ -22,14 +23,14 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Makes a sample of one string. Drawn from strings like this, each distinct one is as likely as the others, however
-    /// often it comes.
+    /// Makes a sample of one string. Drawn from strings like this, each distinct one is as likely as the others,
+    /// however often it comes.
     pub fn one(string: &[u8]) -> Self {
         Self::of(hash(0, string), string)
     }
 
-    /// Makes a sample of one record of a file, such as a line. Drawn from records, each is as likely as the others, also
-    /// where several are the same.
+    /// Makes a sample of one record of a file, such as a line. Drawn from records, each is as likely as the
+    /// others, also where several are the same.
     pub fn record(file: &[u8], offset: u64, record: &[u8]) -> Self {
         Self::of(hash(hash(0, file) ^ offset, b"record"), record)
     }
@@ -134,8 +135,8 @@ mod tests {
 
     laws! { samples => |into: &mut Sample, other| into.merge(other, 5) }
 
-    /// Of a thousand numbers fifty are drawn, a hundred times, from another file each time: each tenth of the numbers has a
-    /// tenth of what is drawn, within six sigma.
+    /// Of a thousand numbers fifty are drawn, a hundred times, from another file each time: each tenth of the
+    /// numbers has a tenth of what is drawn, within six sigma.
     #[test]
     fn each_is_as_likely_as_the_others() {
         let mut tenths = [0; 10];

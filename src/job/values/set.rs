@@ -9,8 +9,9 @@ use super::bytes::{put_bytes, put_number, take_bytes, take_number};
 use super::shown;
 use crate::job::Value;
 
-/// All strings that were put in, each once: it keeps them all, so it is for sets that stay small, such as the files that a
-/// word is in. For how many there are, [`Distinct`](super::Distinct) takes little memory however many.
+/// All strings that were put in, each once: it keeps them all, so it is for sets that stay small, such as the
+/// files that a word is in. For how many there are, [`Distinct`](super::Distinct) takes little memory however
+/// many.
 ///
 /// On the wire it is sorted.
 #[derive(Clone, Default)]

@@ -10,12 +10,13 @@ use crate::job::{Column, Value};
 
 /// A sum of numbers with [`Sum::DIGITS`] digits behind the point.
 ///
-/// A number is taken for the shortest decimal number that is read as it, and that is rounded to the nearest multiple of
-/// 10⁻¹² when it is put in, halves away from zero. Sums of those are exact: floating-point sums would depend on their order,
-/// and sums of binary fractions would not be what people expect of what they have written, such as prices.
+/// A number is taken for the shortest decimal number that is read as it, and that is rounded to the nearest
+/// multiple of 10⁻¹² when it is put in, halves away from zero. Sums of those are exact: floating-point sums would
+/// depend on their order, and sums of binary fractions would not be what people expect of what they have written,
+/// such as prices.
 ///
-/// What is above zero and what is below are summed apart, each up to 3.4·10²⁶ and no further: a sum that stops there is
-/// still the same in whatever order.
+/// What is above zero and what is below are summed apart, each up to 3.4·10²⁶ and no further: a sum that stops
+/// there is still the same in whatever order.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sum {
     above: u128,

@@ -10,8 +10,8 @@ use super::bytes::{put_bytes, put_number, take_bytes, take_number};
 use super::shown;
 use crate::job::Value;
 
-/// The strings with the highest scores, best first, and in the order of their bytes where scores are equal. A string with
-/// several scores counts with its highest.
+/// The strings with the highest scores, best first, and in the order of their bytes where scores are equal. A
+/// string with several scores counts with its highest.
 ///
 /// How many are kept is said with each [`Top::merge`]: always the same number, as a rule a parameter of the job.
 #[derive(Clone, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use regex_syntax::hir::{Capture, Class, ClassBytes, ClassBytesRange, ClassUnicod
 use regex_syntax::hir::{Hir, HirKind, Look, Repetition};
 use regex_syntax::{Error, ParserBuilder};
 
-/// Returns the pattern that matches in a text what `pattern` matches in its lines, one by one: it matches no line break,
-/// and the beginning and the end of the text are those of any line.
+/// Returns the pattern that matches in a text what `pattern` matches in its lines, one by one: it matches no line
+/// break, and the beginning and the end of the text are those of any line.
 ///
 /// # Errors
 /// Says what is wrong with the pattern.

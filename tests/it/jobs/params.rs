@@ -1,4 +1,6 @@
-//! Params: what is wrong with the parameters of a job is said before anything runs, and the laws hold of what examples do.
+//! Params: what is wrong with the parameters of a job is said before anything runs.
+//!
+//! And the laws of jobs hold of the examples.
 
 use mapreduce::Job;
 use mapreduce::check;
@@ -23,22 +25,16 @@ fn what_is_wrong_is_said_with_the_name_of_the_job() {
     with_deadline(LIMIT, || {
         let missing = std::path::Path::new("no-such-file");
         for (args, parts) in [
-            (&["grep", "--pattern", "a(b"][..], &["job grep: ", "--pattern \"a(b\": unclosed group"][..]),
-            (&["grep", "--pattern", "[z-a]"], &["job grep: ", "range"]),
+            (&["grep", "--pattern", "a(b"][..], &["job grep", "--pattern \"a(b\": unclosed group"][..]),
+            (&["grep", "--pattern", "[z-a]"], &["job grep", "range"]),
             (&["grep"], &["--pattern"]),
             (&["grep", "--pattern", "a", "--count", "--only-matching"], &["--only-matching", "--count"]),
-            (&["ngrams", "--n", "0"], &["job ngrams: ", "--n 0: between 1 and 100"]),
+            (&["ngrams", "--n", "0"], &["job ngrams", "--n 0: between 1 and 100"]),
             (&["ngrams", "--n", "two"], &["--n", "two"]),
-            (
-                &["histogram", "--bin-width", "0"],
-                &["job histogram: ", "--bin-width 0: it must be above zero"],
-            ),
-            (&["histogram", "--column", "0"], &["job histogram: ", "--column 0: the first column is 1"]),
-            (
-                &["histogram", "--column", "1", "--delimiter", "ab"],
-                &["job histogram: ", "--delimiter \"ab\""],
-            ),
-            (&["languages", "--min-letters", "0"], &["job languages: ", "--min-letters 0"]),
+            (&["histogram", "--bin-width", "0"], &["job histogram", "--bin-width 0: it must be above zero"]),
+            (&["histogram", "--column", "0"], &["job histogram", "--column 0: the first column is 1"]),
+            (&["histogram", "--column", "1", "--delimiter", "ab"], &["job histogram", "--delimiter \"ab\""]),
+            (&["languages", "--min-letters", "0"], &["job languages", "--min-letters 0"]),
             (&["wordcount", "--pattern", "a"], &["--pattern"]),
             (&["sort"], &["there is no job \"sort\", only wordcount, grep"]),
         ] {

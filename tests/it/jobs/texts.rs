@@ -10,7 +10,8 @@ fn bench() -> Bench {
     Bench::new(&[("book.txt", BOOK), ("notes", NOTES), ("empty.txt", b"")])
 }
 
-/// What `grep` prints, with a tab behind the place, and what stands for a carriage return in a table: the book has those.
+/// What `grep` prints, with a tab behind the place, and what stands for a carriage return in a table: the book has
+/// those.
 #[test]
 fn lines_are_found_as_grep_finds_them() {
     with_deadline(LIMIT, || {
