@@ -4,6 +4,7 @@
 //! follows Talbot et al., "Phoenix++" (2011).
 
 mod catalog;
+pub mod check;
 mod records;
 mod value;
 pub mod values;
@@ -73,7 +74,8 @@ pub trait Job: Sized + Send + Sync + 'static {
 
     /// Folds `other` into `into`.
     ///
-    /// Must be commutative and associative, for the engine folds in whatever order pairs arrive.
+    /// Must be commutative and associative, for the engine folds in whatever order pairs arrive. [`check::job`] tests it,
+    /// and the folds of all [`values`] are.
     fn combine(&self, into: &mut Self::Value, other: Self::Value);
 
     /// Makes the result of what is folded, if [`Job::REDUCES`]: called with keys in the order of their bytes, each

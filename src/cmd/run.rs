@@ -1,6 +1,7 @@
 //! `run`: runs the job over the input and writes the result.
 
 mod explain;
+mod gather;
 mod pool;
 mod reach;
 
@@ -10,11 +11,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 
-use crate::edge::input::Input;
+use crate::edge::elsewhere::Gathered;
+use crate::edge::input::{Input, Wanted};
 use crate::edge::output::{self, Destination, Format, ReportFile};
 use crate::edge::ssh::NewHostKeys;
+use crate::edge::storage::Places;
 use crate::edge::{machine, progress, random, signals, table};
 use crate::job::{Column, Job, Value};
+use crate::logic::coordinator::Readers;
 use crate::logic::ids::JobId;
 use crate::logic::limits::Limits;
 use crate::logic::packing::Compress;
@@ -22,6 +26,7 @@ use crate::logic::partition::Seed;
 use crate::runtime::client::{self, Mailbox, RunSpec};
 use crate::runtime::link::MIN_TIMEOUT;
 use crate::runtime::local::start_local;
+use crate::runtime::source::BadInput;
 
 use super::cli::{CommandError, Console, Exit};
 use explain::Told;
@@ -43,8 +48,16 @@ pub enum Workers {
 /// The command, parsed.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
-    /// Files; `-` is standard input.
+    /// Files, directories and patterns; `-` is standard input.
     pub inputs: Vec<PathBuf>,
+    /// Files, directories and patterns that the workers read themselves.
+    pub on_workers: Vec<PathBuf>,
+    /// Most splits that workers read at a time, all together.
+    pub readers: Option<usize>,
+    /// A file with the paths of more; `-` is standard input.
+    pub files_from: Option<PathBuf>,
+    /// Whether what cannot be read is left out, and said in the end.
+    pub skip_bad_input: bool,
     pub hosts: PathBuf,
     pub workers: Workers,
     /// How many of the workers to use, with the others as spares; all if `None`.
@@ -91,12 +104,23 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
     })?;
     check::<J>(options)?;
     machine::raise_open_files();
-    let input = Input::open(&options.inputs)?;
+    let (here, places) = gather::part(options)?;
+    let pool = Pool::choose(options, console)?;
+    let input = Input::open(&Wanted {
+        files: &here,
+        list: options.files_from.as_deref(),
+        travels: !pool.is_in_process(),
+        skip_bad: options.skip_bad_input,
+    })?;
     let job = Arc::new(job);
     let output = output::open(&options.destination, options.format, &job)?;
     let report_file = options.report.as_deref().map(ReportFile::create).transpose()?;
-    let pool = Pool::choose(options, console)?;
-    let (workers, spares) = pool.reach::<J>(options, console)?;
+    let (mut workers, mut spares) = pool.reach::<J>(options, console)?;
+    let storage = Arc::new(Places::new());
+    let reached = workers.len();
+    let found = gather::find(&places, &mut workers, storage.as_ref(), console)?;
+    spares = spares.saturating_sub(reached - workers.len());
+    let input = Gathered::new(input, found);
     let spec = RunSpec {
         job,
         id: JobId(random::number()?),
@@ -106,9 +130,11 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
         split_bytes: options.split_size,
         input_bytes: input.total_bytes(),
         input_files: input.files(),
+        readers: options.readers.map(|most| Readers { most, first_file: input.first_elsewhere() }),
         source: input.clone(),
         spares,
         backups: options.backups,
+        skip_bad_input: options.skip_bad_input,
         worker_timeout: options.worker_timeout,
         compress: options.compress,
         local: workers.is_empty(),
@@ -122,6 +148,7 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
             spec.job.clone(),
             (options.threads.unwrap_or_else(machine::threads), machine::memory_for_jobs()),
             input.clone(),
+            storage,
             mailbox.listener(),
         )?],
         false => connect_links(workers, spares, &input, &mailbox, options)?,
@@ -132,14 +159,36 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
     };
     let mut progress = progress::for_console(console);
     let ran = client::run(spec, links, mailbox, input.cutter(), output, &stop, progress.as_mut());
-    let report = ran.map_err(|error| {
+    let mut report = ran.map_err(|error| {
         Told { job: J::NAME, names: &names, source: input.as_ref(), options }.explain(error)
     })?;
+    report.bad_inputs.splice(0..0, input.bad());
     console.block(&table::phase_table(&report, J::COLUMNS[0]));
+    tell_bad_inputs(&report.bad_inputs, console);
     if let Some(file) = report_file {
         file.write(&report)?;
     }
     Ok(())
+}
+
+/// Lines about bad inputs that are shown: the report has all.
+const BAD_INPUTS_SHOWN: usize = 20;
+
+/// Says what was left out, also to who wants to hear errors only: the result lacks it.
+fn tell_bad_inputs(bad: &[BadInput], console: &Console) {
+    for bad in bad.iter().take(BAD_INPUTS_SHOWN) {
+        let BadInput { input, offset, bytes, cause } = bad;
+        let place = match (bytes, offset) {
+            (Some(bytes), _) => format!("{input}, bytes {offset} to {}", offset + bytes),
+            (None, 0) => input.clone(),
+            (None, _) => format!("{input} from byte {offset} on"),
+        };
+        console.alarm(&format!("left out {place}: {cause}"));
+    }
+    if bad.len() > BAD_INPUTS_SHOWN {
+        let more = bad.len() - BAD_INPUTS_SHOWN;
+        console.alarm(&format!("left out {more} more; the file of --report lists all"));
+    }
 }
 
 /// Refuses what cannot be meant.

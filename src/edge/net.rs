@@ -17,6 +17,7 @@ use crate::runtime::serve::{Log, WorkerOptions};
 use crate::wire::frame::FrameError;
 use crate::wire::message::{Role, Welcome};
 
+use super::storage::Places;
 use super::tls::{NotTls, Shaken, Tls};
 
 /// How connections are protected.
@@ -322,5 +323,5 @@ pub fn serve<S: Jobs>(
     log: Log,
 ) -> io::Result<()> {
     let accepting = Arc::new(Accepting { listener, wire: wire.clone() });
-    crate::runtime::serve::serve::<S>(accepting, Arc::new(wire), options, stop, log)
+    crate::runtime::serve::serve::<S>(accepting, Arc::new(wire), Arc::new(Places::new()), options, stop, log)
 }

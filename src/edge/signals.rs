@@ -65,7 +65,7 @@ pub fn stop_signal() -> Receiver<()> {
     receiver
 }
 
-/// Has `path`, a file or a directory with all that is in it, removed should the process end before the guard is dropped.
+/// Has `path` removed should the process end before the guard is dropped; a directory with all that is in it.
 pub fn remove_at_exit(path: &Path) -> RemoveAtExit {
     let id = NEXT_FILE.fetch_add(1, Ordering::Relaxed);
     lock().files.push((id, path.to_path_buf()));

@@ -7,6 +7,7 @@ pub mod limits;
 pub mod merge;
 pub mod packing;
 pub mod partition;
+pub mod ranged;
 pub mod rows;
 pub mod sort;
 pub mod split;

@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, Sender, after, bounded, select, tick, unbounde
 
 use crate::job::{Job, Value};
 use crate::logic::coordinator::{
-    Assignment, Command, Config, Coordinator, Event, Failure, Outcome, Standing,
+    Assignment, Command, Config, Coordinator, Event, Failure, Outcome, Readers, Standing,
 };
 use crate::logic::ids::{JobId, WorkerId};
 use crate::logic::limits::Limits;
@@ -40,12 +40,16 @@ pub struct RunSpec<J: Job> {
     /// Bytes of the input, where they are known.
     pub input_bytes: Option<u64>,
     pub input_files: usize,
+    /// Bounds how much is read at a time of what workers read themselves.
+    pub readers: Option<Readers>,
     /// Names splits for people.
     pub source: Arc<dyn SplitSource>,
     /// Of the links, so many last ones are kept for the place of lost workers.
     pub spares: usize,
     /// Whether splits that are late may be executed twice.
     pub backups: bool,
+    /// Whether splits that cannot be read are left out.
+    pub skip_bad_input: bool,
     pub worker_timeout: Duration,
     /// How batches travel between workers.
     pub compress: Compress,
@@ -151,6 +155,8 @@ pub fn run<J: Job>(
         input_bytes: spec.input_bytes,
         split_bytes: spec.split_bytes,
         backups: spec.backups && !spec.local,
+        readers: spec.readers,
+        skip_bad_input: spec.skip_bad_input,
         worker_timeout: (!spec.local).then_some(spec.worker_timeout),
     };
     let cuts = start_cutter(&spec, cutter, mailbox.sender.clone())
@@ -269,15 +275,15 @@ impl<J: Job> Client<'_, J> {
                 self.merging.hand_on_sorted(sorted);
                 return None;
             }
-            Answer::Unread { cause } => return Some(Event::InputFailed { cause }),
+            Answer::Unread { split, cause } => return Some(Event::Unread { worker, split, cause }),
             Answer::Closed { cause } => return Some(Event::LinkClosed { worker, cause }),
             Answer::Unsent { split } => return Some(Event::Unsent { worker, split }),
         };
         Some(match message {
             FromWorker::Begun => Event::Begun { worker },
             FromWorker::Mapped { split, pairs } => Event::Mapped { worker, split, pairs },
-            FromWorker::MapFailed { split, cause, dropped } => {
-                Event::MapFailed { worker, split, cause, dropped }
+            FromWorker::MapFailed { split, cause, dropped, unreadable } => {
+                Event::MapFailed { worker, split, cause, dropped, unreadable }
             }
             FromWorker::Dropped { split } => Event::Dropped { worker, split },
             FromWorker::Shuffled { epoch, sent_bytes } => Event::Shuffled { worker, epoch, sent_bytes },
@@ -287,6 +293,10 @@ impl<J: Job> Client<'_, J> {
             }
             FromWorker::ResultsEnd { epoch } => self.merging.hand_on(worker, epoch, Piece::End),
             FromWorker::Failed { cause } => Event::Failed { worker, cause },
+            FromWorker::Listed { .. } => {
+                let cause = "it lists files in the middle of the job".to_owned();
+                Event::Failed { worker, cause }
+            }
             FromWorker::Beat => Event::Heard { worker },
         })
     }

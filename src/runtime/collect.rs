@@ -1,5 +1,6 @@
-//! Collect: the client's end: the results of all workers, in order, rendered on all threads and written by one; or in
-//! parts, see `parted`.
+//! Collect: the client's end: the results of all workers, in order, rendered on all threads and written by one.
+//!
+//! Or in parts, each written by one of several: see `parted`.
 
 use std::borrow::Cow;
 use std::io;

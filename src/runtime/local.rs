@@ -8,14 +8,16 @@ use crate::job::Job;
 use crate::logic::ids::WorkerId;
 use crate::logic::worker::Event;
 
+use super::engine::SplitData;
 use super::inbox::Inbox;
 use super::link::{Answer, Link, Listener, Order};
 use super::source::SplitSource;
+use super::storage::Storage;
 use super::worker::{Input, Setup, inputs, run};
 use super::{guarded, spawn};
 
 /// Starts a worker with `threads` map threads in this process, whose tables may hold `memory` bytes. It reads splits
-/// where they lie, through `source`.
+/// where they lie, through `source`, or through `storage` where every worker reads itself.
 ///
 /// # Errors
 /// If a thread cannot be started.
@@ -23,6 +25,7 @@ pub fn start_local<J: Job>(
     job: Arc<J>,
     (threads, memory): (usize, u64),
     source: Arc<dyn SplitSource>,
+    storage: Arc<dyn Storage>,
     listener: Listener<J::Value>,
 ) -> std::io::Result<Link> {
     let me = WorkerId(0);
@@ -48,7 +51,7 @@ pub fn start_local<J: Job>(
         let to_worker = sender.clone();
         let translated = spawn("mr:orders".into(), move || {
             for order in asked {
-                let Some(input) = translate(order, &source) else { break };
+                let Some(input) = translate(order, &source, &storage) else { break };
                 if to_worker.send(input).is_err() {
                     return;
                 }
@@ -73,12 +76,15 @@ pub fn start_local<J: Job>(
 }
 
 /// Makes an order what the worker's loop takes; `None` for the end.
-fn translate<V>(order: Order, source: &Arc<dyn SplitSource>) -> Option<Input<V>> {
+fn translate<V>(order: Order, source: &Arc<dyn SplitSource>, storage: &Arc<dyn Storage>) -> Option<Input<V>> {
     Some(match order {
         Order::Map { split, provisional } => Input::Split {
             split: split.id,
             provisional,
-            data: super::engine::SplitData::Stored(split, source.clone()),
+            data: match source.located(&split) {
+                Some(located) => SplitData::Located(Box::new(located), storage.clone()),
+                None => SplitData::Stored(split, source.clone()),
+            },
         },
         Order::Commit(split) => Input::Happened(Event::Commit { split }),
         Order::Discard(split) => Input::Happened(Event::Discard { split }),

@@ -9,12 +9,14 @@ pub(crate) mod engine;
 pub mod greet;
 pub(crate) mod inbox;
 pub mod link;
+pub mod listing;
 pub mod local;
 #[cfg(test)]
 mod memory;
 pub(crate) mod parted;
 pub(crate) mod pieces;
 pub(crate) mod pipeline;
+pub(crate) mod ranges;
 pub(crate) mod rates;
 pub(crate) mod reduce;
 pub mod report;
@@ -23,6 +25,7 @@ pub(crate) mod resumed;
 pub mod serve;
 pub(crate) mod shuffle;
 pub mod source;
+pub mod storage;
 pub(crate) mod stream;
 pub(crate) mod worker;
 

@@ -22,7 +22,7 @@ pub(crate) enum Unmapped {
 pub(crate) type Map<'m> = &'m mut dyn FnMut(Records<'_>) -> Result<(), String>;
 
 /// Bytes of a piece, if no record is longer: what is unpacked is mapped while it lies in a cache.
-const PIECE_BYTES: usize = 1 << 20;
+pub(super) const PIECE_BYTES: usize = 1 << 20;
 
 /// Maps the text of a file, which comes from `packed`, in pieces which end where `cut` allows. `buffer` is used again
 /// and again.
@@ -70,7 +70,7 @@ pub(crate) fn map_unpacked<'r>(
     }
 }
 
-fn too_long(cut: Cut, offset: u64) -> String {
+pub(super) fn too_long(cut: Cut, offset: u64) -> String {
     let limit = MAX_RECORD_BYTES >> 20;
     match cut {
         Cut::Never => format!("is longer than {limit} MiB, and this job takes files as a whole"),
@@ -82,7 +82,7 @@ fn too_long(cut: Cut, offset: u64) -> String {
 ///
 /// # Errors
 /// With the bytes read before.
-fn fill(from: &mut dyn Read, into: &mut [u8]) -> Result<usize, (usize, io::Error)> {
+pub(super) fn fill(from: &mut dyn Read, into: &mut [u8]) -> Result<usize, (usize, io::Error)> {
     let mut read = 0;
     while read < into.len() {
         match from.read(&mut into[read..]) {

@@ -227,6 +227,28 @@ mod tests {
     }
 
     #[test]
+    fn what_was_counted_too_seldom_is_not_sent_but_is_known_of() {
+        let counted: Vec<(String, u64)> = (0..100).map(|n| (format!("w{n:02}"), 1 + n % 4)).collect();
+        for (min_count, top, kept) in [
+            (None, None, 100),
+            (Some(1), None, 100),
+            (Some(3), None, 50),
+            (Some(5), None, 0),
+            (Some(3), Some(7), 7),
+        ] {
+            let mut table = Table::new(Seed([1, 2]));
+            counted.iter().for_each(|(key, n)| table.fold(key.as_bytes(), *n, |into, other| *into += other));
+            let parts = vec![rows_of(0, &table, |count| !count)];
+            let limits = Limits { top, min_count };
+            let sorted = Sorted::new(&work(2), vec![Arc::new(table)], parts, limits).expect("it goes on");
+            assert_eq!((sorted.distinct(), sorted.len()), (100, kept), "{limits:?}");
+            let sent = entries(&sent(&sorted));
+            assert_eq!(sent.len() as u64, kept, "{limits:?}");
+            assert!(sent.iter().all(|(_, n)| *n >= min_count.unwrap_or(0)), "{limits:?}");
+        }
+    }
+
+    #[test]
     fn a_result_is_sent_in_batches_until_nobody_wants_it() {
         let keys: Vec<String> = (0..40_000).map(|n| format!("{n:040}")).collect();
         let entries: Vec<(&str, u64)> = keys.iter().map(|key| (key.as_str(), 1)).collect();

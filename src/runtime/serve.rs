@@ -4,6 +4,7 @@
 
 mod answers;
 mod job;
+mod listing;
 mod lobby;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use super::greet::{PROGRAM, Until};
 use super::inbox::{Inbox, ReceiveError, receive_stream};
 use super::link::{Connection, Knock, Listen, Network};
 use super::spawn;
+use super::storage::Storage;
 use job::serve_client;
 use lobby::Lobby;
 
@@ -63,6 +65,7 @@ const MAX_CONNECTIONS: usize = 500;
 struct Server {
     options: WorkerOptions,
     network: Arc<dyn Network>,
+    storage: Arc<dyn Storage>,
     log: Log,
     started: Instant,
     /// A lock: jobs begin and end, and peers look them up, on threads of their own.
@@ -109,6 +112,7 @@ struct Entry {
 pub fn serve<S: Jobs>(
     listener: Arc<dyn Listen>,
     network: Arc<dyn Network>,
+    storage: Arc<dyn Storage>,
     options: WorkerOptions,
     stop: Receiver<()>,
     log: Log,
@@ -116,6 +120,7 @@ pub fn serve<S: Jobs>(
     let server = Arc::new(Server {
         options,
         network,
+        storage,
         log,
         started: Instant::now(),
         jobs: Mutex::default(),

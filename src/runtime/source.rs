@@ -3,9 +3,12 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use crate::job::Cut;
 use crate::logic::split::Split;
 use crate::wire::encoding::Encoding;
+use crate::wire::located::Located;
 
 /// Cuts the input, from its beginning to its end.
 pub trait Cutter: Send {
@@ -28,12 +31,29 @@ pub struct Origin {
     pub encoding: Encoding,
 }
 
+/// Something of the input that was left out, for it cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BadInput {
+    /// The file's name, for people.
+    pub input: String,
+    /// Where what is left out begins, and how long it is; all that follows if that is not known.
+    pub offset: u64,
+    pub bytes: Option<u64>,
+    pub cause: String,
+}
+
 /// Reads splits, as often as is asked for until the job ends.
 pub trait SplitSource: Send + Sync {
     /// Says where the text of `split` comes from: a plain text without a name, unless overridden.
     fn origin(&self, split: &Split) -> Origin {
         let _ = split;
         Origin::default()
+    }
+
+    /// Says where whoever maps `split` is to read it, where that is not for this source to do.
+    fn located(&self, split: &Split) -> Option<Located> {
+        let _ = split;
+        None
     }
 
     /// Opens the bytes of `split` as they lie in the file, compressed or not.
@@ -54,6 +74,12 @@ pub trait SplitSource: Send + Sync {
 
     /// Names the split for people: file and byte range.
     fn describe(&self, split: &Split) -> String;
+
+    /// Says of `split` what is said of input that was left out.
+    fn left_out(&self, split: &Split, cause: &str) -> BadInput {
+        let (input, cause) = (self.describe(split), cause.to_owned());
+        BadInput { input, offset: split.offset, bytes: Some(split.length), cause }
+    }
 }
 
 /// Where the result of a run goes.

@@ -15,6 +15,7 @@ use crate::logic::partition::{Partition, Seed};
 
 use super::encoding::Encoding;
 use super::frame::{FrameError, Kind, MAX_CONTROL_BYTES, read_frame, write_frame};
+use super::located::{Found, Located, Place};
 use super::pack::{PACK_HEADER_BYTES, Packed};
 
 /// Says that a connection speaks this protocol at all.
@@ -88,7 +89,17 @@ impl Welcome {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToWorker {
+    /// Before the job begins: what files are there?
+    List {
+        places: Vec<Place>,
+    },
     Begin(Begin),
+    /// Execute a split that the worker reads itself.
+    Read {
+        split: SplitId,
+        provisional: bool,
+        located: Located,
+    },
     /// The provisional execution of the split is the one that counts.
     Commit {
         split: SplitId,
@@ -192,18 +203,27 @@ impl Routes {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromWorker {
+    /// Some of the files that are there, in order, each with the index of the place where it was found; or why there
+    /// are none at a place. There may be more before the last.
+    Listed {
+        found: Vec<(u32, Found)>,
+        failed: Vec<(u32, String)>,
+        is_last: bool,
+    },
     /// The job is known and its parameters are good.
     Begun,
     Mapped {
         split: SplitId,
         pairs: u64,
     },
-    /// An execution failed: the job's code panicked, or the worker's resources did not do. What the same thread had
+    /// An execution failed: the job's code did, or the worker's resources, or the text could not be had. What the same thread had
     /// folded of the splits `dropped` is gone, too.
     MapFailed {
         split: SplitId,
         cause: String,
         dropped: Vec<SplitId>,
+        /// Whether it was the text that could not be had.
+        unreadable: bool,
     },
     /// An execution was discarded, and nothing of it is left.
     Dropped {

@@ -3,6 +3,7 @@
 pub mod encoding;
 pub mod entries;
 pub mod frame;
+pub mod located;
 pub mod message;
 pub mod pack;
 pub mod receive;

@@ -87,6 +87,10 @@ impl Case<'_> {
     fn run_to(&self, inputs: Vec<PathBuf>, output: &Path) {
         let options = RunOptions {
             inputs,
+            on_workers: Vec::new(),
+            readers: None,
+            files_from: None,
+            skip_bad_input: false,
             hosts: "no-such-hosts.toml".into(),
             workers: workers(self.workers),
             servers: None,

@@ -205,9 +205,26 @@ pub struct Serve {
 
 #[derive(Args)]
 pub struct Run<P: Args> {
-    /// Files to read; `-` is standard input
-    #[arg(value_name = "FILE", required = true)]
+    /// Files, directories, patterns and http(s):// addresses; gzip, bzip2, zstd, xz and lz4 are unpacked; `-` is standard
+    /// input
+    #[arg(value_name = "FILE", required_unless_present_any = ["files_from", "on_workers"])]
     pub inputs: Vec<PathBuf>,
+
+    /// Read the files that LIST names, one a line or ended by NUL; `-` is standard input
+    #[arg(long, value_name = "LIST")]
+    pub files_from: Option<PathBuf>,
+
+    /// Files, directories and patterns that the workers read themselves: each sees them at the same path
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub on_workers: Vec<PathBuf>,
+
+    /// Read at most K splits at a time of what workers read themselves, all workers together [default: no limit]
+    #[arg(long, value_name = "K", value_parser = values::small_count)]
+    pub readers: Option<usize>,
+
+    /// Leave out what cannot be read or unpacked, and say so in the end
+    #[arg(long)]
+    pub skip_bad_input: bool,
 
     /// Which job to run
     #[arg(long, value_name = "NAME")]

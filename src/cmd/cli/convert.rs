@@ -133,6 +133,10 @@ fn run<P: clap::Args>(args: Run<P>, terminal: bool) -> (RunOptions, P) {
     };
     let options = RunOptions {
         inputs: args.inputs,
+        on_workers: args.on_workers,
+        readers: args.readers,
+        files_from: args.files_from,
+        skip_bad_input: args.skip_bad_input,
         hosts: args.hosts.hosts,
         workers,
         servers: args.servers,

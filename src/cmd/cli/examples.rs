@@ -56,6 +56,8 @@ On other machines than this one:
   PROGRAM run book.txt                                the first 20 on a terminal, all into a pipe
   PROGRAM run *.txt -o counts.tsv
   PROGRAM run big.txt --top 100 --format json
+  PROGRAM run big.txt --min-count 2 -o counts.csv.gz
+  PROGRAM run big.txt --partitioned counts            a file for each worker
   zcat big.gz | PROGRAM run -
   PROGRAM run big.txt --servers 8 --report report.json
 

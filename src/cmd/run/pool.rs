@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail, ensure};
 
 use crate::edge::cluster::{Cluster, DeployedWorker, Protection};
+use crate::edge::elsewhere::Gathered;
 use crate::edge::identity::{SHARED_WORKER_NAME, SharedIdentity};
-use crate::edge::input::Input;
 use crate::edge::net::{self, Wire};
 use crate::edge::tally::Tally;
 use crate::edge::tls::Tls;
@@ -43,9 +43,9 @@ struct Candidate {
 
 /// A worker that has been reached and greeted.
 pub(super) struct Reached {
-    name: String,
+    pub name: String,
     address: SocketAddr,
-    connection: Connection,
+    pub connection: Connection,
     welcome: Welcome,
 }
 
@@ -76,6 +76,11 @@ impl Pool {
             return Err(CommandError::from(cause).advise(most));
         }
         Ok(pool)
+    }
+
+    /// Tells whether no other process is used.
+    pub(super) fn is_in_process(&self) -> bool {
+        self.workers.is_empty()
     }
 
     fn in_process() -> Self {
@@ -294,7 +299,7 @@ fn missing(
 pub(super) fn connect_links<V: Value>(
     workers: Vec<Reached>,
     spares: usize,
-    input: &Arc<Input>,
+    input: &Arc<Gathered>,
     mailbox: &Mailbox<V>,
     options: &RunOptions,
 ) -> anyhow::Result<Vec<Link>> {

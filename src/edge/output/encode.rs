@@ -134,6 +134,7 @@ impl<J: Job> Form<J::Value> for Encoder<J> {
             return lines::render(&self.shape, self.terminal, entries, out);
         }
         match self.terminal {
+            _ if J::Value::LINES => lines::render(&self.shape, self.terminal, entries, out),
             true => self.render_for_terminal(entries, out),
             false => self.render_plain(entries, out),
         }

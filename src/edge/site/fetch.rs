@@ -48,7 +48,6 @@ fn download(url: &str, deadline: Duration) -> Result<Vec<u8>, FetchError> {
         answered: matches!(error, ureq::Error::StatusCode(_)),
         cause: anyhow!(error).context(format!("cannot fetch {url}")),
     })?;
-    // The bound is on what comes out of the decompression.
     let content =
         bounded(&mut response.body_mut().as_reader()).with_context(|| format!("cannot fetch {url}"));
     content.map_err(|cause| FetchError { answered: true, cause })

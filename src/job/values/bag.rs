@@ -206,7 +206,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::job::values::laws;
+    use crate::job::values::laws::laws;
 
     fn bag(strings: &[&[u8]]) -> Bag {
         strings.iter().copied().collect()

@@ -187,7 +187,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::job::values::laws;
+    use crate::job::values::laws::laws;
 
     fn rests() -> impl Strategy<Value = Rests> {
         let rest = prop_oneof![vec(0u8..3, 0..3), vec(0u8..2, 13..17)];

@@ -5,7 +5,9 @@ use crate::logic::ids::SplitId;
 use crate::logic::split::Split;
 
 mod backups;
+mod bad_input;
 mod losses;
+mod readers;
 
 const EPOCH: Epoch = Epoch(1);
 
@@ -26,6 +28,8 @@ impl Game {
             split_bytes: Some(100),
             worker_timeout: Some(Duration::from_secs(10)),
             backups: true,
+            readers: None,
+            skip_bad_input: false,
         };
         Self::with(config)
     }
@@ -366,6 +370,8 @@ fn sizes_shrink_toward_the_end_of_the_input() {
         split_bytes: None,
         worker_timeout: None,
         backups: false,
+        readers: None,
+        skip_bad_input: false,
     };
     let (mut coordinator, mut commands) = Coordinator::start(config, Duration::ZERO);
     for worker in [WorkerId(0), WorkerId(1)] {

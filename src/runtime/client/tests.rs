@@ -1,5 +1,7 @@
 //! A client runs a job over workers that are played: each folds its splits itself, and fails as it is told.
 
+mod parted;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Mutex;
@@ -14,7 +16,7 @@ use crate::logic::split::Split;
 use crate::runtime::link::{Connection, Partner, connect_link};
 use crate::runtime::memory::pair;
 use crate::runtime::report::Snapshot;
-use crate::runtime::source::{Form, Sink};
+use crate::runtime::source::{self, Form, Sink};
 use crate::wire::entries::encode_sorted;
 use crate::wire::frame::{Kind, MAX_PAYLOAD_BYTES, read_frame, write_frame};
 use crate::wire::message::{
@@ -335,6 +337,24 @@ impl Run {
 
 /// Runs the job over workers with such faults, the last `spares` of which are spares; the sink waits or not.
 fn run_over(faults: &[Fault], spares: usize, top: Option<u64>, waits: bool) -> Run {
+    let output = Arc::default();
+    let (let_go, go_on) = bounded(1);
+    let sink = Kept { output: Arc::clone(&output), go_on: waits.then_some(go_on) };
+    let mut watching = Watching { notes: Vec::new(), phases: Vec::new(), let_go };
+    let began = Instant::now();
+    let report = run_to(faults, spares, top, source::Output::Whole(Box::new(sink)), &mut watching);
+    let Watching { notes, phases, .. } = watching;
+    Run { report, output, notes, phases, took: began.elapsed() }
+}
+
+/// The same, with any output.
+fn run_to(
+    faults: &[Fault],
+    spares: usize,
+    top: Option<u64>,
+    output: source::Output<u64>,
+    watching: &mut Watching,
+) -> Result<Report, RunError> {
     let (mailbox, tables) = (Mailbox::default(), Tables::default());
     let link = |(index, fault): (usize, &Fault)| {
         let ([client, connection], me) = (pair(), WorkerId(index as u32));
@@ -369,27 +389,15 @@ fn run_over(faults: &[Fault], spares: usize, top: Option<u64>, waits: bool) -> R
         source: Arc::new(Texts),
         spares,
         backups: true,
+        readers: None,
+        skip_bad_input: false,
         worker_timeout: Duration::from_secs(3),
         compress: Compress::Auto,
         local: false,
         began: Instant::now(),
     };
-    let output = Arc::default();
-    let (let_go, go_on) = bounded(1);
-    let sink = Kept { output: Arc::clone(&output), go_on: waits.then_some(go_on) };
-    let mut watching = Watching { notes: Vec::new(), phases: Vec::new(), let_go };
-    let (stop, began) = (crossbeam_channel::never(), Instant::now());
-    let report = run(
-        spec,
-        links,
-        mailbox,
-        Box::new(Cuts(0)),
-        crate::runtime::source::Output::Whole(Box::new(sink)),
-        &stop,
-        &mut watching,
-    );
-    let Watching { notes, phases, .. } = watching;
-    Run { report, output, notes, phases, took: began.elapsed() }
+    let stop = crossbeam_channel::never();
+    run(spec, links, mailbox, Box::new(Cuts(0)), output, &stop, watching)
 }
 
 #[test]

@@ -16,13 +16,17 @@ use crate::logic::worker::Execution;
 use crate::runtime::buffers::Received;
 use crate::runtime::guarded;
 use crate::runtime::pieces::{Map, Unmapped, map_unpacked};
+use crate::runtime::ranges::map_located;
 use crate::runtime::source::SplitSource;
+use crate::runtime::storage::Storage;
 use crate::wire::encoding::Encoding;
+use crate::wire::located::Located;
 
 /// The bytes of a split, or where to read them.
 pub(crate) enum SplitData {
     Received(Received),
     Stored(Split, Arc<dyn SplitSource>),
+    Located(Box<Located>, Arc<dyn Storage>),
 }
 
 /// What is heard of the threads.
@@ -184,11 +188,14 @@ impl<J: Job> Thread<J> {
         });
         match folded {
             Ok(Ok(pairs)) => Execution::Folded { pairs },
-            Ok(Err((Unmapped::Unreadable(cause) | Unmapped::Failed(cause), dropped))) => {
-                Execution::Failed { cause, dropped }
+            Ok(Err((Unmapped::Unreadable(cause), dropped))) => {
+                Execution::Failed { cause, dropped, unreadable: true }
+            }
+            Ok(Err((Unmapped::Failed(cause), dropped))) => {
+                Execution::Failed { cause, dropped, unreadable: false }
             }
             // It failed before anything was folded.
-            Err(cause) => Execution::Failed { cause, dropped: Vec::new() },
+            Err(cause) => Execution::Failed { cause, dropped: Vec::new(), unreadable: false },
         }
     }
 }
@@ -218,6 +225,7 @@ fn feed(data: SplitData, cut: Cut, buffer: &mut Vec<u8>, map: Map<'_>) -> Result
             *buffer = unpacked;
             fed
         }
+        SplitData::Located(located, storage) => map_located(&located, storage.as_ref(), cut, buffer, map),
         SplitData::Stored(split, source) => {
             let unreadable = |error: anyhow::Error| Unmapped::Unreadable(format!("{error:#}"));
             let origin = source.origin(&split);

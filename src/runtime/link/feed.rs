@@ -12,10 +12,12 @@ use crate::logic::ids::SplitId;
 use crate::logic::packing::Packing;
 use crate::logic::split::Split;
 use crate::runtime::buffers::KEPT_BYTES;
+use crate::runtime::guarded;
 use crate::runtime::rates::{LinkPacker, Rates};
 use crate::runtime::source::{Origin, SplitSource};
 use crate::wire::encoding::Encoding;
-use crate::wire::message::{MAX_NAME_BYTES, SPLIT_HEADER_BYTES, SplitHeader};
+use crate::wire::located::Located;
+use crate::wire::message::{MAX_NAME_BYTES, SPLIT_HEADER_BYTES, SplitHeader, ToWorker};
 use crate::wire::pack::Packed;
 
 /// The writer's wish for a split. Once the writer has dropped it, nobody wants the split any more.
@@ -31,6 +33,8 @@ pub(super) struct Wanted {
 /// A split that is ready to be written.
 pub(super) struct Ready {
     pub wish: Weak<SplitId>,
+    /// What is written in place of the bytes, where the worker reads them itself.
+    located: Option<Located>,
     id: SplitId,
     provisional: bool,
     origin: Origin,
@@ -48,6 +52,12 @@ impl Ready {
         // A longer name was cut.
         let name_bytes = self.origin.name.len() as u16;
         SplitHeader { split, provisional, encoding, offset, name_bytes, packed }.encode()
+    }
+
+    /// Returns the order to read the split, where the worker does that itself.
+    pub(super) fn order(&self) -> Option<ToWorker> {
+        let located = self.located.clone()?;
+        Some(ToWorker::Read { split: self.id, provisional: self.provisional, located })
     }
 
     /// Returns the name of the file, which comes between the header and the bytes.
@@ -98,34 +108,46 @@ impl Feed {
         (feed, Ends { wanted: wanted_sender, ready: ready_receiver, used: used_sender })
     }
 
-    /// Works until the writer's end is dropped.
-    ///
-    /// # Errors
-    /// Why a split could not be read.
-    pub(super) fn run(mut self) -> Result<(), String> {
+    /// Works until the writer's end is dropped. Tells `unread` of a split that could not be read, and why.
+    pub(super) fn run(mut self, unread: &dyn Fn(SplitId, String)) {
         while let Ok(Wanted { split, provisional, wish }) = self.wanted.recv() {
             self.take_back();
             if is_unwanted(&wish) {
                 continue;
             }
+            if let Some(located) = self.source.located(&split) {
+                let packed = Packed { packing: Packing::Plain, length: 0 };
+                let (origin, buffer) = (Origin::default(), Vec::new());
+                let located = Some(located);
+                let ready =
+                    Ready { wish, located, id: split.id, provisional, origin, packed, buffer, length: 0 };
+                match self.ready.send(ready) {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                }
+            }
             let mut text = self.buffers.pop().unwrap_or_default();
-            let read = self.source.read(&split, &mut text);
+            let read = guarded(|| self.source.read(&split, &mut text).map_err(|error| format!("{error:#}")));
             if is_unwanted(&wish) {
                 self.keep(text);
                 continue;
             }
-            read.map_err(|error| format!("{error:#}"))?;
+            if let Err(cause) = read.flatten() {
+                self.keep(text);
+                unread(split.id, cause);
+                continue;
+            }
             let length = text.len();
             let packed = Packed { packing: Packing::Plain, length };
             let mut origin = self.source.origin(&split);
             origin.name.truncate(MAX_NAME_BYTES);
-            let ready = Ready { wish, id: split.id, provisional, origin, packed, buffer: text, length };
+            let (id, located) = (split.id, None);
+            let ready = Ready { wish, located, id, provisional, origin, packed, buffer: text, length };
             let ready = self.reconsider(ready);
             if !self.hand_over(ready) {
-                return Ok(());
+                return;
             }
         }
-        Ok(())
     }
 
     /// Gives a split to the writer; a plain one may be packed while it waits. `false` if there is no writer any more.

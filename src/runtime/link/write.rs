@@ -68,15 +68,17 @@ impl Writing<'_> {
                 }
                 Next::Split(split) => {
                     let is_wanted = take(&mut wishes, |wish| split.wish.as_ptr() == Arc::as_ptr(wish));
-                    let written = if is_wanted {
+                    let written = if let Some(order) = split.order().filter(|_| is_wanted) {
+                        write_message(&mut writer, &order)
+                    } else if is_wanted {
                         writer.waited(waiting.elapsed());
                         let parts: [&[u8]; 3] = [&split.header(), split.name(), split.bytes()];
-                        write_frame(&mut writer, Kind::Split, &parts)
+                        write_frame(&mut writer, Kind::Split, &parts).map_err(FrameError::from)
                     } else {
                         Ok(())
                     };
                     let _ = used.send(split);
-                    written.map_err(FrameError::from)
+                    written
                 }
                 Next::FeedEnded => {
                     ready = never();
@@ -106,6 +108,8 @@ impl Writing<'_> {
 }
 
 fn want(wanted: &Sender<Wanted>, wishes: &mut Vec<Wish>, split: Split, provisional: bool) {
+    // Of one that could not be read the wish is still there.
+    wishes.retain(|wish| **wish != split.id);
     let wish = Arc::new(split.id);
     // A feed that has ended has said why.
     let _ = wanted.send(Wanted { split, provisional, wish: Arc::downgrade(&wish) });

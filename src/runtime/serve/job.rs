@@ -8,6 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::{Sender, unbounded};
 
 use super::answers::{Outgoing, teller, write_answers};
+use super::listing::list;
 use super::{Entry, Server};
 use crate::job::{Job, Jobs, Value, Visitor};
 use crate::logic::coordinator::window;
@@ -18,6 +19,7 @@ use crate::runtime::greet::Until;
 use crate::runtime::inbox::Inbox;
 use crate::runtime::link::{Answer, Connection, Control, MIN_TIMEOUT, READ_BUFFER_BYTES};
 use crate::runtime::shuffle::Peers;
+use crate::runtime::storage::Storage;
 use crate::runtime::worker::{Input, Setup, inputs, run};
 use crate::runtime::{guarded, spawn};
 use crate::wire::frame::{
@@ -43,10 +45,10 @@ pub(super) fn serve_client<S: Jobs>(server: &Arc<Server>, mut connection: Connec
         write_answers(writer, &outgoing, closer.as_ref());
     })
     .map_err(|error| error.to_string())?;
-    let ended = match wait_for_job(&mut connection) {
+    let trusted = server.trusts(&connection);
+    let ended = match wait_for_job(server, &mut connection, trusted, &answers) {
         Ok(None) => Ok(()),
         Ok(Some(begin)) => {
-            let trusted = server.trusts(&connection);
             let Connection { reader, control, peer, .. } = connection;
             let beginning = Beginning {
                 server,
@@ -73,8 +75,13 @@ pub(super) fn serve_client<S: Jobs>(server: &Arc<Server>, mut connection: Connec
     ended
 }
 
-/// Waits until the client begins its job; `None` if it goes without: it needed no spare.
-fn wait_for_job(connection: &mut Connection) -> Result<Option<Begin>, String> {
+/// Waits until the client begins its job, and lists files for it; `None` if it goes without: it needed no spare.
+fn wait_for_job(
+    server: &Server,
+    connection: &mut Connection,
+    trusted: bool,
+    answers: &Sender<Outgoing>,
+) -> Result<Option<Begin>, String> {
     let mut payload = Vec::new();
     loop {
         let mut reader = Until::within(BEGIN_TIMEOUT, connection);
@@ -87,6 +94,12 @@ fn wait_for_job(connection: &mut Connection) -> Result<Option<Begin>, String> {
         match message {
             Ok(ToWorker::Begin(begin)) => return Ok(Some(begin)),
             Ok(ToWorker::Beat) => {}
+            Ok(ToWorker::List { places }) if trusted => list(server.storage.as_ref(), &places, answers)?,
+            Ok(ToWorker::List { .. }) => {
+                let cause = untrusted(READS);
+                let _ = answers.send(Outgoing::Message(FromWorker::Failed { cause: cause.clone() }));
+                return Err(cause);
+            }
             Ok(_) => return Err("the client did not begin with a job".to_owned()),
             Err(error) => return Err(format!("the client did not begin a job: {error}")),
         }
@@ -143,9 +156,12 @@ impl Visitor for Beginning<'_> {
         control.set_deadline(timeout).map_err(|error| error.to_string())?;
         let job = make_job::<J>(begin)?;
         (server.log)(&format!("{peer}: job {} ({}) begins", begin.job, begin.name));
-        run_job(server, begin, timeout, job, reader, answers)
+        run_job(server, begin, timeout, job, trusted, reader, answers)
     }
 }
+
+/// What is refused to those that could be anybody.
+const READS: &str = "this run has workers read files themselves";
 
 /// Says why `what` is not to be had by a client that could be anybody.
 fn untrusted(what: &str) -> String {
@@ -172,6 +188,7 @@ fn run_job<J: Job>(
     begin: &Begin,
     timeout: Duration,
     job: J,
+    trusted: bool,
     reader: Box<dyn Read + Send>,
     answers: &Sender<Outgoing>,
 ) -> Result<(), Broken> {
@@ -212,7 +229,14 @@ fn run_job<J: Job>(
     })
     .map_err(|error| Broken::Refused(error.to_string()));
     let read = ran.and_then(|ran| {
-        let read = read_orders(reader, &sender, answers, &inbox, window(threads as u32));
+        let read = read_orders(
+            reader,
+            &sender,
+            answers,
+            &inbox,
+            trusted.then_some(&server.storage),
+            window(threads as u32),
+        );
         let _ = sender.send(Input::End);
         // The loop ends at once; the threads that it started give up their tables when they notice.
         let _ = ran.join();
@@ -224,12 +248,14 @@ fn run_job<J: Job>(
 
 const ENDED: &str = "the job ended here";
 
-/// Feeds the loop with what the client sends, until it ends the job. No more than `window` splits are held.
+/// Feeds the loop with what the client sends, until it ends the job. No more than `window` splits are held. Without
+/// `storage` the client may not have files read.
 fn read_orders<V: Value>(
     reader: Box<dyn Read + Send>,
     inputs: &Sender<Input<V>>,
     answers: &Sender<Outgoing>,
     inbox: &Inbox,
+    storage: Option<&Arc<dyn Storage>>,
     window: usize,
 ) -> Result<(), Broken> {
     let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
@@ -245,7 +271,7 @@ fn read_orders<V: Value>(
             }
             Some(Header { kind: Kind::Control, length }) => {
                 read_payload(&mut reader, &mut control, length)?;
-                match order(decode_message(&control[..length])?, answers)? {
+                match order(decode_message(&control[..length])?, storage, answers)? {
                     Some(Input::Shuffle { epoch, routes }) => {
                         let told = inputs.send(Input::Shuffle { epoch, routes });
                         // Not before the loop knows: what comes of a stream is to find it shuffling.
@@ -268,8 +294,18 @@ fn read_orders<V: Value>(
 }
 
 /// Makes an input of what the client says; `None` if there is nothing to do.
-fn order<V: Value>(message: ToWorker, answers: &Sender<Outgoing>) -> Result<Option<Input<V>>, String> {
+fn order<V: Value>(
+    message: ToWorker,
+    storage: Option<&Arc<dyn Storage>>,
+    answers: &Sender<Outgoing>,
+) -> Result<Option<Input<V>>, String> {
     Ok(Some(match message {
+        ToWorker::Read { split, provisional, located } => {
+            let storage = storage.ok_or_else(|| untrusted(READS))?;
+            located.check().map_err(|error| error.to_string())?;
+            let data = SplitData::Located(Box::new(located), storage.clone());
+            Input::Split { split, provisional, data }
+        }
         ToWorker::Beat => return Ok(None),
         ToWorker::Shuffle { epoch, routes } => {
             routes.check().map_err(|error| error.to_string())?;
@@ -285,5 +321,6 @@ fn order<V: Value>(message: ToWorker, answers: &Sender<Outgoing>) -> Result<Opti
         ToWorker::Discard { split } => Input::Happened(Event::Discard { split }),
         ToWorker::Credit { epoch, batches } => Input::Happened(Event::Credit { epoch, batches }),
         ToWorker::Begin(_) => return Err("a job began within another".into()),
+        ToWorker::List { .. } => return Err("files are listed before a job begins".into()),
     }))
 }

@@ -235,6 +235,10 @@ pub fn addresses(workers: &[WorkerProcess]) -> Vec<String> {
 pub fn run_options(workers: &[WorkerProcess], input: &Path, output: &Path) -> RunOptions {
     RunOptions {
         inputs: vec![input.to_owned()],
+        on_workers: Vec::new(),
+        readers: None,
+        files_from: None,
+        skip_bad_input: false,
         hosts: "no-such-hosts.toml".into(),
         workers: Workers::Named(addresses(workers)),
         servers: None,

@@ -39,11 +39,11 @@ fn render_line(shape: &Shape, terminal: bool, line: &[u8], out: &mut Vec<u8>) ->
             out.extend_from_slice(line);
             out.push(b'\n');
         }
-        Shape::Csv { .. } if terminal => {
+        Shape::Csv if terminal => {
             let (key, value) = (sanitize_bytes(key), sanitize_bytes(value));
             record(&mut csv_writer(), [key.as_bytes(), value.as_bytes()], out);
         }
-        Shape::Csv { .. } => record(&mut csv_writer(), [key, value], out),
+        Shape::Csv => record(&mut csv_writer(), [key, value], out),
         Shape::Json { before_key, before_value } => {
             let mut json = before_key.clone();
             serde_json::to_writer(&mut json, &String::from_utf8_lossy(key))?;

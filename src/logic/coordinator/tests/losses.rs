@@ -280,6 +280,8 @@ fn with_spares(n: usize, spares: usize) -> Game {
         split_bytes: Some(100),
         worker_timeout: Some(Duration::from_secs(10)),
         backups: true,
+        readers: None,
+        skip_bad_input: false,
     })
 }
 

@@ -1,12 +1,16 @@
 //! Control: frames, and the messages in them.
 
+use mapreduce::job::Cut;
 use mapreduce::logic::ids::{Epoch, JobId, SplitId, WorkerId};
 use mapreduce::logic::limits::Limits;
 use mapreduce::logic::packing::{Compress, Packing};
 use mapreduce::logic::partition::Seed;
+use mapreduce::logic::ranged::Ranged;
+use mapreduce::wire::encoding::Encoding;
 use mapreduce::wire::frame::{
     Kind, MAX_HELLO_BYTES, MAX_PAYLOAD_BYTES, read_frame, read_header, read_payload, write_frame,
 };
+use mapreduce::wire::located::{Found, Located, PathBytes, Place};
 use mapreduce::wire::message::{
     Begin, FromWorker, Greeting, Hello, MAGIC, PROTOCOL, Role, Routes, ToWorker, decode_message,
     write_message,
@@ -86,10 +90,20 @@ fn message(bytes: &[u8]) -> bool {
     match kind {
         b'h' => survives::<Hello>(json).is_some(),
         b'g' => survives::<Greeting>(json).is_some(),
-        b'f' => survives::<FromWorker>(json).is_some(),
+        b'f' => match survives::<FromWorker>(json) {
+            Some(FromWorker::Listed { found, .. }) => {
+                found.iter().for_each(|(_, found)| _ = found.check());
+                true
+            }
+            other => other.is_some(),
+        },
         b't' => match survives::<ToWorker>(json) {
             Some(ToWorker::Shuffle { routes, .. }) => {
                 check_routes(&routes);
+                true
+            }
+            Some(ToWorker::Read { located, .. }) => {
+                check_located(&located);
                 true
             }
             other => other.is_some(),
@@ -124,6 +138,16 @@ fn check_routes(routes: &Routes) {
     }
 }
 
+/// A range that is found good has bytes, all of them in its file.
+fn check_located(located: &Located) {
+    if located.check().is_ok()
+        && let Some([begin, end]) = located.range
+    {
+        assert!(begin < end && located.file.length.is_some_and(|length| end <= length));
+        assert!(Ranged::new(Cut::LINES, begin, end).at() <= begin);
+    }
+}
+
 fn messages() -> Vec<Vec<u8>> {
     let epoch = Epoch(2);
     let routes = Routes {
@@ -151,6 +175,15 @@ fn messages() -> Vec<Vec<u8>> {
         seed(b'r', &Role::Status),
         seed(b'g', &Greeting::Refused { reason: "no".into(), program: "0.1.0".into() }),
     ];
+    let place = Place::Path(PathBytes(b"/cal/\xff".to_vec()));
+    let (length, stamp) = (Some(100), "\"v1\"".to_owned());
+    let url = Place::Url("https://user@host/a b".into());
+    let file = Found { place: place.clone(), length, stamp, encoding: Encoding::Plain, has_ranges: true };
+    let located = Located { file: file.clone(), range: Some([7, 100]) };
+    seeds.push(seed(b't', &ToWorker::List { places: vec![url, place] }));
+    seeds.push(seed(b't', &ToWorker::Read { split: SplitId(3), provisional: true, located }));
+    let (found, failed) = (vec![(0, file)], vec![(1, "it is \u{1b} gone".to_owned())]);
+    seeds.push(seed(b'f', &FromWorker::Listed { found, failed, is_last: true }));
     let role = Role::Peer { job: JobId(7), epoch, source: WorkerId(0) };
     let (magic, program, cluster) = (MAGIC.to_owned(), "0.1.0".to_owned(), "0f0f".to_owned());
     seeds.push(seed(b'h', &Hello { magic, protocol: PROTOCOL, program, cluster, role }));
@@ -167,7 +200,7 @@ fn messages() -> Vec<Vec<u8>> {
     seeds.push(seed(b't', &ToWorker::Begin(begin)));
     let cause = "a panic".to_owned();
     let dropped = vec![SplitId(1), SplitId(2)];
-    seeds.push(seed(b'f', &FromWorker::MapFailed { split: SplitId(3), cause, dropped }));
+    seeds.push(seed(b'f', &FromWorker::MapFailed { split: SplitId(3), cause, dropped, unreadable: true }));
     seeds
 }
 
