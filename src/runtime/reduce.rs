@@ -2,6 +2,8 @@
 //! ranges of the result's order.
 
 mod groups;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;

@@ -11,12 +11,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::harness::Lab;
+use crate::harness::processes;
 use crate::harness::program::{Finished, Invocation};
 use crate::harness::served::{Served, list};
+use crate::harness::{Lab, entries, wait_until};
 
 /// For a test, on a machine under load.
 const LIMIT: Duration = Duration::from_secs(240);
+
+/// How soon what is over has ended.
+const SOON: Duration = Duration::from_secs(20);
 
 const BOOK: &[u8] = include_bytes!("../../examples/alice.txt");
 
@@ -93,9 +97,14 @@ impl Bench {
         self.invocation(args).run()
     }
 
-    /// Returns what is left in the directory for temporary files.
-    fn left(&self) -> Vec<String> {
-        crate::harness::entries(&self.lab.root().join("tmp"))
+    /// Waits until nothing of a job is left on any worker: no process but their own, and no directory.
+    fn await_nothing(&self) {
+        wait_until(SOON, "the end of all commands and their directories", || {
+            let workers: Vec<u32> = self.workers.iter().map(|worker| worker.pid()).collect();
+            let all = processes::marked(self.lab.root());
+            entries(&self.lab.root().join("tmp")).is_empty()
+                && all.iter().all(|process| workers.contains(&process.pid))
+        });
     }
 
     /// What `map | LC_ALL=C sort | reduce | LC_ALL=C sort` writes.

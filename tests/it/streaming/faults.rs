@@ -1,29 +1,16 @@
 //! Faults: commands that do what they should not, and workers that die while they run them.
 
 use std::fs;
-use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::{AWK_SUM, AWK_WORDS, BOOK, Bench, LIMIT};
+use super::{AWK_SUM, AWK_WORDS, BOOK, Bench, LIMIT, SOON};
 use crate::deploy::assert_says;
-use crate::harness::processes::{self, signal};
+use crate::harness::processes::signal;
 use crate::harness::program::Running;
 use crate::harness::{wait_until, with_deadline};
 
-/// How soon what is over has ended.
-const SOON: Duration = Duration::from_secs(20);
-
 impl Bench {
-    /// Waits until nothing of a job is left on any worker: no process but their own, and no directory.
-    fn await_nothing(&self) {
-        wait_until(SOON, "the end of all commands and their directories", || {
-            let workers: Vec<u32> = self.workers.iter().map(|worker| worker.pid()).collect();
-            let all = processes::marked(self.lab.root());
-            self.left().is_empty() && all.iter().all(|process| workers.contains(&process.pid))
-        });
-    }
-
     /// Starts a run that does not end by itself, and waits until a command of it writes `name` into the directory.
     fn held(&self, args: &[&str], name: &str) -> Running {
         let mut running = self.invocation(args).spawn();
