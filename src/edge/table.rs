@@ -213,6 +213,7 @@ mod tests {
             backups_started: 0,
             backups_won: 0,
             epochs: 1,
+            bad_inputs: Vec::new(),
         };
         let text = phase_table(&report, "word");
         let row = |name: &str| text.lines().find(|line| line.contains(name)).unwrap().to_owned();

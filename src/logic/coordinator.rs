@@ -26,6 +26,8 @@ pub use words::{
 };
 
 use super::ids::{Epoch, WorkerId};
+use super::split::Split;
+use backup::Fault;
 use ledger::Ledger;
 use loss::Complaints;
 use pace::Pace;
@@ -80,6 +82,8 @@ pub struct Coordinator {
     input_ended: bool,
     totals: Totals,
     losses: Vec<Loss>,
+    /// Splits that are left out, and why.
+    skipped: Vec<(Split, String)>,
     complaints: Complaints,
     outcome: Option<Outcome>,
 }
@@ -121,6 +125,7 @@ impl Coordinator {
             input_ended: false,
             totals: Totals::default(),
             losses: Vec::new(),
+            skipped: Vec::new(),
             complaints: Complaints::default(),
             outcome: None,
         };
@@ -148,11 +153,12 @@ impl Coordinator {
                 self.input_ended = true;
             }
             Event::Mapped { worker, split, pairs } => self.mapped(worker, split, pairs, now, out),
-            Event::MapFailed { worker, split, cause, dropped } => {
-                self.map_failed(worker, split, cause, &dropped, now, out);
+            Event::MapFailed { worker, split, cause, dropped, unreadable } => {
+                self.map_failed(worker, split, Fault { cause, dropped, unreadable }, now, out);
             }
             Event::Dropped { worker, split } => self.dropped(worker, split, now, out),
             Event::Unsent { worker, split } => self.unsent(worker, split),
+            Event::Unread { worker, split, cause } => self.unread(worker, split, cause, now, out),
             Event::Shuffled { worker, epoch, sent_bytes } => {
                 if self.expects(Phase::Shuffle, worker, epoch, now, out) {
                     add(&mut self.totals.shuffled_bytes, sent_bytes);
@@ -216,6 +222,11 @@ impl Coordinator {
     /// Returns the workers that were lost, in the order in which that was noticed.
     pub fn losses(&self) -> &[Loss] {
         &self.losses
+    }
+
+    /// Returns the splits that are left out because nobody can read them, with what was said last.
+    pub fn skipped(&self) -> &[(Split, String)] {
+        &self.skipped
     }
 
     /// Returns the workers that take part in the epoch: those that a merge fetches results from.

@@ -48,8 +48,9 @@ pub enum Event {
 pub enum Execution {
     /// The split gave so many pairs.
     Folded { pairs: u64 },
-    /// Nothing of it is folded; and with it was lost what its thread had folded of the splits `dropped`.
-    Failed { cause: String, dropped: Vec<SplitId> },
+    /// Nothing of it is folded; and with it was lost what its thread had folded of the splits `dropped`. If it is
+    /// `unreadable`, the text could not be had.
+    Failed { cause: String, dropped: Vec<SplitId>, unreadable: bool },
     /// It was cancelled before it began.
     Cancelled,
 }
@@ -115,7 +116,7 @@ pub enum Command {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     Mapped { split: SplitId, pairs: u64 },
-    MapFailed { split: SplitId, cause: String, dropped: Vec<SplitId> },
+    MapFailed { split: SplitId, cause: String, dropped: Vec<SplitId>, unreadable: bool },
     Dropped { split: SplitId },
     Shuffled { epoch: Epoch, sent_bytes: u64 },
     PeerFailed { epoch: Epoch, peer: WorkerId, cause: String },
@@ -281,11 +282,11 @@ impl Worker {
                 if provisional { &mut self.held } else { &mut self.folded }.insert(split);
                 Reply::Mapped { split, pairs }
             }
-            Execution::Failed { cause, dropped } => {
+            Execution::Failed { cause, dropped, unreadable } => {
                 for lost in &dropped {
                     self.folded.remove(lost);
                 }
-                Reply::MapFailed { split, cause, dropped }
+                Reply::MapFailed { split, cause, dropped, unreadable }
             }
             Execution::Cancelled => Reply::Dropped { split },
         };

@@ -45,6 +45,8 @@ pub struct RunSpec<J: Job> {
     pub spares: usize,
     /// Whether splits that are late may be executed twice.
     pub backups: bool,
+    /// Whether splits that cannot be read are left out.
+    pub skip_bad_input: bool,
     pub worker_timeout: Duration,
     /// How batches travel between workers.
     pub compress: Compress,
@@ -150,6 +152,7 @@ pub fn run<J: Job>(
         input_bytes: spec.input_bytes,
         split_bytes: spec.split_bytes,
         backups: spec.backups && !spec.local,
+        skip_bad_input: spec.skip_bad_input,
         worker_timeout: (!spec.local).then_some(spec.worker_timeout),
     };
     let cuts = start_cutter(&spec, cutter, mailbox.sender.clone())
@@ -268,15 +271,15 @@ impl<J: Job> Client<'_, J> {
                 self.merging.hand_on_sorted(sorted);
                 return None;
             }
-            Answer::Unread { cause } => return Some(Event::InputFailed { cause }),
+            Answer::Unread { split, cause } => return Some(Event::Unread { worker, split, cause }),
             Answer::Closed { cause } => return Some(Event::LinkClosed { worker, cause }),
             Answer::Unsent { split } => return Some(Event::Unsent { worker, split }),
         };
         Some(match message {
             FromWorker::Begun => Event::Begun { worker },
             FromWorker::Mapped { split, pairs } => Event::Mapped { worker, split, pairs },
-            FromWorker::MapFailed { split, cause, dropped } => {
-                Event::MapFailed { worker, split, cause, dropped }
+            FromWorker::MapFailed { split, cause, dropped, unreadable } => {
+                Event::MapFailed { worker, split, cause, dropped, unreadable }
             }
             FromWorker::Dropped { split } => Event::Dropped { worker, split },
             FromWorker::Shuffled { epoch, sent_bytes } => Event::Shuffled { worker, epoch, sent_bytes },

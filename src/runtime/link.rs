@@ -110,6 +110,7 @@ pub enum Answer<V> {
     Sorted(Sorted<V>),
     /// The split could not be read; it was not sent.
     Unread {
+        split: SplitId,
         cause: String,
     },
     Closed {
@@ -194,8 +195,9 @@ pub fn connect_link<V: Value>(
     let rates = Rates::new(chooser);
     let (feed, ends) = Feed::new(source, rates.clone());
     spawn(format!("mr:feed:{name}"), move || {
-        if let Err(cause) = guarded(|| feed.run()).flatten() {
-            unread(worker, Answer::Unread { cause });
+        let told = |split, cause| _ = unread(worker, Answer::Unread { split, cause });
+        if let Err(cause) = guarded(|| feed.run(&told)) {
+            unread(worker, Answer::Closed { cause });
         }
     })?;
     let (writing, written) = bounded(0);

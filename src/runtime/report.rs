@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+pub use super::source::BadInput;
 pub use crate::logic::coordinator::Phase;
 
 /// The state of a run, as progress displays show it. Taken a few times a second.
@@ -102,6 +103,8 @@ pub struct Report {
     pub backups_won: u64,
     /// Attempts at shuffle and reduce.
     pub epochs: u64,
+    /// What was left out because it cannot be read; without --skip-bad-input there is none.
+    pub bad_inputs: Vec<BadInput>,
 }
 
 /// A worker that was lost.

@@ -3,6 +3,8 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use crate::job::Cut;
 use crate::logic::split::Split;
 use crate::wire::encoding::Encoding;
@@ -26,6 +28,17 @@ pub struct Origin {
     pub offset: u64,
     /// How the file is compressed. A split of one that is not plain is all of it.
     pub encoding: Encoding,
+}
+
+/// Something of the input that was left out, for it cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BadInput {
+    /// The file's name, for people.
+    pub input: String,
+    /// Where what is left out begins, and how long it is; all that follows if that is not known.
+    pub offset: u64,
+    pub bytes: Option<u64>,
+    pub cause: String,
 }
 
 /// Reads splits, as often as is asked for until the job ends.
@@ -54,6 +67,12 @@ pub trait SplitSource: Send + Sync {
 
     /// Names the split for people: file and byte range.
     fn describe(&self, split: &Split) -> String;
+
+    /// Says of `split` what is said of input that was left out.
+    fn left_out(&self, split: &Split, cause: &str) -> BadInput {
+        let (input, cause) = (self.describe(split), cause.to_owned());
+        BadInput { input, offset: split.offset, bytes: Some(split.length), cause }
+    }
 }
 
 /// Takes the result.

@@ -290,7 +290,9 @@ enum Taken {
 fn message(reply: Reply) -> FromWorker {
     match reply {
         Reply::Mapped { split, pairs } => FromWorker::Mapped { split, pairs },
-        Reply::MapFailed { split, cause, dropped } => FromWorker::MapFailed { split, cause, dropped },
+        Reply::MapFailed { split, cause, dropped, unreadable } => {
+            FromWorker::MapFailed { split, cause, dropped, unreadable }
+        }
         Reply::Dropped { split } => FromWorker::Dropped { split },
         Reply::Shuffled { epoch, sent_bytes } => FromWorker::Shuffled { epoch, sent_bytes },
         Reply::PeerFailed { epoch, peer, cause } => FromWorker::PeerFailed { epoch, peer, cause },

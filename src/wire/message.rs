@@ -197,12 +197,14 @@ pub enum FromWorker {
         split: SplitId,
         pairs: u64,
     },
-    /// An execution failed: the job's code panicked, or the worker's resources did not do. What the same thread had
+    /// An execution failed: the job's code did, or the worker's resources, or the text could not be had. What the same thread had
     /// folded of the splits `dropped` is gone, too.
     MapFailed {
         split: SplitId,
         cause: String,
         dropped: Vec<SplitId>,
+        /// Whether it was the text that could not be had.
+        unreadable: bool,
     },
     /// An execution was discarded, and nothing of it is left.
     Dropped {

@@ -15,6 +15,15 @@ const MOST_FAILURES_OF_SPLIT: usize = 3;
 /// Splits that may fail on a worker before it is out: not the splits are to blame then.
 const MOST_FAILURES_OF_WORKER: u32 = 3;
 
+/// Why an execution failed, as the worker says.
+pub(super) struct Fault {
+    pub cause: String,
+    /// Splits of which what had been folded was lost with it.
+    pub dropped: Vec<SplitId>,
+    /// Whether the text could not be had.
+    pub unreadable: bool,
+}
+
 impl Coordinator {
     pub(super) fn take_split(&mut self, split: Split) {
         let asked = self.asked.pop_front();
@@ -68,7 +77,7 @@ impl Coordinator {
         let may_be_late = self.may_be_late(worker, length);
         let Some(entry) = self.ledger.take(at) else { return };
         // One that was sent before might not be as innocent as others: what it does is to cost no more than itself.
-        let provisional = may_be_late || entry.was_sent;
+        let provisional = may_be_late || entry.was_sent || self.config.skip_bad_input;
         self.totals.reexecutions += u64::from(entry.was_sent);
         entry.was_sent = true;
         entry.executions += 1;
@@ -160,14 +169,52 @@ impl Coordinator {
 
     /// Takes out an execution that was discarded before it was sent: nothing that the worker does, or does not.
     pub(super) fn unsent(&mut self, worker: WorkerId, split: SplitId) {
-        let Some(progress) = self.workers.get_mut(worker.index()) else { return };
-        let held = |held: &Execution| held.split.id == split && held.discarded;
-        let Some(at) = progress.in_flight.iter().position(held) else { return };
+        let execution = self.take_unsent(worker, |held| held.split.id == split && held.discarded);
+        if let Some(execution) = execution {
+            self.taken_back(&execution);
+        }
+    }
+
+    /// Takes out an execution that was not sent because the split cannot be read.
+    pub(super) fn unread(
+        &mut self,
+        worker: WorkerId,
+        split: SplitId,
+        cause: String,
+        now: Duration,
+        commands: &mut Vec<Command>,
+    ) {
+        let Some(execution) = self.take_unsent(worker, |held| held.split.id == split) else { return };
+        if execution.discarded {
+            return self.taken_back(&execution);
+        }
+        if !self.config.skip_bad_input {
+            return self.fail(Failure::Input { cause }, now, commands);
+        }
+        if let Some(entry) = self.ledger.get_mut(split) {
+            entry.unread = true;
+        }
+        self.ledger.give_up(split);
+        // Somebody may have got it while it could be read.
+        if self.ledger.get(split).is_some_and(|entry| entry.executions == 0 && entry.mapped_on.is_none()) {
+            self.skip(execution.split, cause);
+        }
+    }
+
+    fn take_unsent(&mut self, worker: WorkerId, pick: impl Fn(&Execution) -> bool) -> Option<Execution> {
+        let progress = self.workers.get_mut(worker.index())?;
+        let at = progress.in_flight.iter().position(pick)?;
         let execution = progress.in_flight.swap_remove(at);
         if progress.in_flight.is_empty() {
             progress.pace.rest();
         }
-        self.taken_back(&execution);
+        Some(execution)
+    }
+
+    /// Leaves out a split that nobody can read.
+    fn skip(&mut self, split: Split, cause: String) {
+        self.ledger.skip(split.id);
+        self.skipped.push((split, cause));
     }
 
     /// Notes that a discarded execution did not take place: somebody else may have the split, if nobody had before.
@@ -182,11 +229,11 @@ impl Coordinator {
         &mut self,
         worker: WorkerId,
         split: SplitId,
-        cause: String,
-        dropped: &[SplitId],
+        fault: Fault,
         now: Duration,
         commands: &mut Vec<Command>,
     ) {
+        let Fault { cause, dropped, unreadable } = fault;
         let Some(execution) = self.answered(worker, split, false, now) else { return };
         if self.phase > Phase::Map && !dropped.is_empty() {
             // Only a provisional execution may still run, and with it nothing else is lost.
@@ -201,10 +248,13 @@ impl Coordinator {
             && !entry.failed_on.contains(&worker)
         {
             entry.failed_on.push(worker);
+            entry.unreadable |= unreadable;
         }
         self.ledger.give_up(split);
+        // That what is bad cannot be read says nothing of the worker.
+        let is_expected = unreadable && self.config.skip_bad_input;
         let progress = self.progress(worker);
-        progress.failures += 1;
+        progress.failures += u32::from(!is_expected);
         let failures = progress.failures;
         let entry = self.ledger.get(split);
         let failed_on = entry.map_or(0, |entry| entry.failed_on.len());
@@ -214,13 +264,17 @@ impl Coordinator {
             .standing(|standing| standing != Standing::Lost)
             .into_iter()
             .any(|other| self.ledger.get(split).is_some_and(|entry| !entry.failed_on.contains(&other)));
+        let is_unreadable = entry.is_some_and(|entry| entry.unreadable);
         if !goes_on && (failed_on >= MOST_FAILURES_OF_SPLIT || !others) {
-            let failure =
-                Failure::ExecutionFailed { worker, split: execution.split, cause, workers: failed_on };
+            if is_unreadable && self.config.skip_bad_input {
+                return self.skip(execution.split, cause);
+            }
+            let (split, workers) = (execution.split, failed_on);
+            let failure = Failure::ExecutionFailed { worker, split, cause, workers, unreadable };
             return self.fail(failure, now, commands);
         }
         let retried = Notice::Retried { worker, split: execution.split, cause: cause.clone(), is_mapped };
-        commands.push(Command::Notice(retried));
+        commands.extend((!is_expected).then_some(Command::Notice(retried)));
         if failures >= MOST_FAILURES_OF_WORKER {
             let cause = format!("{failures} splits failed on it, the last with: {cause}");
             self.lose(worker, cause, None, now, commands);
@@ -297,6 +351,7 @@ impl Coordinator {
                 // Of a split that fails wherever it is executed, there are no more executions than before the job ends.
                 let is_open = entry.is_some_and(|entry| {
                     entry.executions == 1
+                        && !entry.unread
                         && !entry.failed_on.contains(&worker)
                         && entry.failed_on.len() + 1 < MOST_FAILURES_OF_SPLIT
                 });

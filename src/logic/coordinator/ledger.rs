@@ -34,13 +34,28 @@ pub(super) struct Entry {
     pub was_sent: bool,
     /// Workers on which an execution failed.
     pub failed_on: Vec<WorkerId>,
+    /// Whether it was because the text could not be had, on any of them.
+    pub unreadable: bool,
+    /// Whether the client could not read it: then who has it is its last hope.
+    pub unread: bool,
+    /// Whether it is left out: nobody can read it.
+    skipped: bool,
 }
 
 impl Ledger {
     /// Takes a new split, cut for `worker`.
     pub(super) fn add(&mut self, split: Split, worker: Option<WorkerId>) {
-        let entry =
-            Entry { split, mapped_on: None, pairs: 0, executions: 0, was_sent: false, failed_on: Vec::new() };
+        let entry = Entry {
+            split,
+            mapped_on: None,
+            pairs: 0,
+            executions: 0,
+            was_sent: false,
+            failed_on: Vec::new(),
+            unreadable: false,
+            unread: false,
+            skipped: false,
+        };
         if self.entries.insert(split.id, entry).is_none() {
             self.unmapped += 1;
             self.pending_bytes += split.length;
@@ -81,7 +96,22 @@ impl Ledger {
         Some(entry)
     }
 
-    /// Tells whether every split is folded somewhere.
+    /// Leaves out a split that is neither folded nor in flight.
+    pub(super) fn skip(&mut self, split: SplitId) {
+        if let Some(entry) = self.entries.get_mut(&split)
+            && entry.mapped_on.is_none()
+            && !entry.skipped
+        {
+            entry.skipped = true;
+            self.unmapped -= 1;
+            if let Some(at) = self.pending.iter().position(|(pending, _)| *pending == split) {
+                self.pending.remove(at);
+                self.pending_bytes -= entry.split.length;
+            }
+        }
+    }
+
+    /// Tells whether every split is folded somewhere, but for those that are left out.
     pub(super) fn all_mapped(&self) -> bool {
         self.unmapped == 0
     }
@@ -90,6 +120,7 @@ impl Ledger {
     pub(super) fn map(&mut self, split: SplitId, worker: WorkerId, pairs: u64) {
         if let Some(entry) = self.entries.get_mut(&split)
             && entry.mapped_on.is_none()
+            && !entry.skipped
         {
             entry.mapped_on = Some(worker);
             entry.pairs = pairs;
@@ -120,6 +151,7 @@ impl Ledger {
         if let Some(entry) = self.entries.get(&split)
             && entry.mapped_on.is_none()
             && entry.executions == 0
+            && !entry.skipped
         {
             self.pending_bytes += entry.split.length;
             self.pending.push_front((split, None));

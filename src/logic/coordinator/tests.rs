@@ -5,6 +5,7 @@ use crate::logic::ids::SplitId;
 use crate::logic::split::Split;
 
 mod backups;
+mod bad_input;
 mod losses;
 
 const EPOCH: Epoch = Epoch(1);
@@ -26,6 +27,7 @@ impl Game {
             split_bytes: Some(100),
             worker_timeout: Some(Duration::from_secs(10)),
             backups: true,
+            skip_bad_input: false,
         };
         Self::with(config)
     }
@@ -366,6 +368,7 @@ fn sizes_shrink_toward_the_end_of_the_input() {
         split_bytes: None,
         worker_timeout: None,
         backups: false,
+        skip_bad_input: false,
     };
     let (mut coordinator, mut commands) = Coordinator::start(config, Duration::ZERO);
     for worker in [WorkerId(0), WorkerId(1)] {

@@ -51,6 +51,8 @@ pub struct Config {
     pub worker_timeout: Option<Duration>,
     /// Whether splits that are late may be executed twice.
     pub backups: bool,
+    /// Whether splits that cannot be read are left out.
+    pub skip_bad_input: bool,
 }
 
 /// What happened.
@@ -82,6 +84,8 @@ pub enum Event {
         split: SplitId,
         cause: String,
         dropped: Vec<SplitId>,
+        /// Whether it was the text that could not be had there.
+        unreadable: bool,
     },
     /// The execution was discarded before it ended; nothing of the split is folded.
     Dropped {
@@ -92,6 +96,12 @@ pub enum Event {
     Unsent {
         worker: WorkerId,
         split: SplitId,
+    },
+    /// The client could not read the split that it was to send: that is no word of the worker.
+    Unread {
+        worker: WorkerId,
+        split: SplitId,
+        cause: String,
     },
     Shuffled {
         worker: WorkerId,
@@ -248,12 +258,14 @@ pub enum Failure {
     NoWorkerLeft(Loss),
     /// Several workers gave up for the same reason, so that others would, too; this one was the last.
     GaveUp(Loss),
-    /// The job's code, or the workers' resources, failed on this split, on so many workers.
+    /// The job's code, or the workers' resources, failed on this split, on so many workers; or its text could not be
+    /// had there.
     ExecutionFailed {
         worker: WorkerId,
         split: Split,
         cause: String,
         workers: usize,
+        unreadable: bool,
     },
     Input {
         cause: String,

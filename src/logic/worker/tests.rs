@@ -18,7 +18,10 @@ fn executed(id: u64, pairs: u64) -> Event {
 
 fn failed(id: u64, dropped: &[u64]) -> Event {
     let dropped = dropped.iter().copied().map(SplitId).collect();
-    Event::Executed { split: SplitId(id), end: Execution::Failed { cause: "a panic".to_owned(), dropped } }
+    Event::Executed {
+        split: SplitId(id),
+        end: Execution::Failed { cause: "a panic".to_owned(), dropped, unreadable: false },
+    }
 }
 
 fn cancelled(id: u64) -> Event {
@@ -149,7 +152,8 @@ fn a_failed_execution_takes_what_its_thread_had_folded_with_it() {
     worker.handle(split(4));
     let told = worker.handle(failed(4, &[1, 3]));
     let lost = vec![SplitId(1), SplitId(3)];
-    let reply = Reply::MapFailed { split: SplitId(4), cause: "a panic".to_owned(), dropped: lost };
+    let reply =
+        Reply::MapFailed { split: SplitId(4), cause: "a panic".to_owned(), dropped: lost, unreadable: false };
     assert_eq!(told, [Command::Reply(reply)]);
     assert_folded(&worker, &[2]);
     assert_eq!(worker.handle(split(3)), [execute(3, false)], "it is mapped again");

@@ -167,6 +167,11 @@ pub(super) fn report<J: Job>(
         backups_started: totals.backups,
         backups_won: totals.backups_won,
         epochs: totals.epochs,
+        bad_inputs: coordinator
+            .skipped()
+            .iter()
+            .map(|(split, cause)| spec.source.left_out(split, cause))
+            .collect(),
     }
 }
 

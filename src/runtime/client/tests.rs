@@ -369,6 +369,7 @@ fn run_over(faults: &[Fault], spares: usize, top: Option<u64>, waits: bool) -> R
         source: Arc::new(Texts),
         spares,
         backups: true,
+        skip_bad_input: false,
         worker_timeout: Duration::from_secs(3),
         compress: Compress::Auto,
         local: false,

@@ -184,11 +184,14 @@ impl<J: Job> Thread<J> {
         });
         match folded {
             Ok(Ok(pairs)) => Execution::Folded { pairs },
-            Ok(Err((Unmapped::Unreadable(cause) | Unmapped::Failed(cause), dropped))) => {
-                Execution::Failed { cause, dropped }
+            Ok(Err((Unmapped::Unreadable(cause), dropped))) => {
+                Execution::Failed { cause, dropped, unreadable: true }
+            }
+            Ok(Err((Unmapped::Failed(cause), dropped))) => {
+                Execution::Failed { cause, dropped, unreadable: false }
             }
             // It failed before anything was folded.
-            Err(cause) => Execution::Failed { cause, dropped: Vec::new() },
+            Err(cause) => Execution::Failed { cause, dropped: Vec::new(), unreadable: false },
         }
     }
 }

@@ -161,7 +161,9 @@ impl Mapping {
 
 fn failed(end: Execution) -> (String, Vec<u64>) {
     match end {
-        Execution::Failed { cause, dropped } => (cause, dropped.into_iter().map(|split| split.0).collect()),
+        Execution::Failed { cause, dropped, .. } => {
+            (cause, dropped.into_iter().map(|split| split.0).collect())
+        }
         other => panic!("it did not fail: {other:?}"),
     }
 }
@@ -255,7 +257,7 @@ fn memory_is_bounded_and_what_was_dropped_makes_room() {
     mapping.fold(3, true, &words(3000));
     // Apart: nothing else is lost, and its own memory is free again.
     for id in 4..20 {
-        if let Execution::Failed { cause, dropped } = mapping.run(id, true, &words(id * 3000)) {
+        if let Execution::Failed { cause, dropped, .. } = mapping.run(id, true, &words(id * 3000)) {
             assert!(cause.contains("--memory") && dropped.is_empty(), "{cause}");
             let held = mapping.mappers.tables().bytes();
             assert!(held <= 600_000, "{held} bytes");

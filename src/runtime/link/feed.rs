@@ -12,6 +12,7 @@ use crate::logic::ids::SplitId;
 use crate::logic::packing::Packing;
 use crate::logic::split::Split;
 use crate::runtime::buffers::KEPT_BYTES;
+use crate::runtime::guarded;
 use crate::runtime::rates::{LinkPacker, Rates};
 use crate::runtime::source::{Origin, SplitSource};
 use crate::wire::encoding::Encoding;
@@ -98,23 +99,24 @@ impl Feed {
         (feed, Ends { wanted: wanted_sender, ready: ready_receiver, used: used_sender })
     }
 
-    /// Works until the writer's end is dropped.
-    ///
-    /// # Errors
-    /// Why a split could not be read.
-    pub(super) fn run(mut self) -> Result<(), String> {
+    /// Works until the writer's end is dropped. Tells `unread` of a split that could not be read, and why.
+    pub(super) fn run(mut self, unread: &dyn Fn(SplitId, String)) {
         while let Ok(Wanted { split, provisional, wish }) = self.wanted.recv() {
             self.take_back();
             if is_unwanted(&wish) {
                 continue;
             }
             let mut text = self.buffers.pop().unwrap_or_default();
-            let read = self.source.read(&split, &mut text);
+            let read = guarded(|| self.source.read(&split, &mut text).map_err(|error| format!("{error:#}")));
             if is_unwanted(&wish) {
                 self.keep(text);
                 continue;
             }
-            read.map_err(|error| format!("{error:#}"))?;
+            if let Err(cause) = read.flatten() {
+                self.keep(text);
+                unread(split.id, cause);
+                continue;
+            }
             let length = text.len();
             let packed = Packed { packing: Packing::Plain, length };
             let mut origin = self.source.origin(&split);
@@ -122,10 +124,9 @@ impl Feed {
             let ready = Ready { wish, id: split.id, provisional, origin, packed, buffer: text, length };
             let ready = self.reconsider(ready);
             if !self.hand_over(ready) {
-                return Ok(());
+                return;
             }
         }
-        Ok(())
     }
 
     /// Gives a split to the writer; a plain one may be packed while it waits. `false` if there is no writer any more.

@@ -117,7 +117,9 @@ fn a_split_that_cannot_be_read_is_no_fault_of_the_worker() {
     let mut linked = linked(Compress::Auto);
     linked.texts = unbounded().0;
     linked.order(map(0));
-    assert!(matches!(linked.next(), Answer::Unread { cause } if cause == "the disk is gone"));
+    assert!(
+        matches!(linked.next(), Answer::Unread { split: SplitId(0), cause } if cause == "the disk is gone")
+    );
     // The worker is told of the end as ever.
     linked.order(Order::End);
     assert_eq!(linked.frame(), None);

@@ -106,6 +106,8 @@ impl Writing<'_> {
 }
 
 fn want(wanted: &Sender<Wanted>, wishes: &mut Vec<Wish>, split: Split, provisional: bool) {
+    // Of one that could not be read the wish is still there.
+    wishes.retain(|wish| **wish != split.id);
     let wish = Arc::new(split.id);
     // A feed that has ended has said why.
     let _ = wanted.send(Wanted { split, provisional, wish: Arc::downgrade(&wish) });

@@ -8,7 +8,7 @@ use mapreduce::logic::ids::{Epoch, SplitId, WorkerId};
 
 use super::network::pair;
 use super::plan::{Plan, SECOND, Time, What, When};
-use super::text::sequential;
+use super::text::{bytes_of, sequential};
 use super::world::World;
 
 /// What a run did that it must not do.
@@ -114,7 +114,9 @@ fn check_loss(world: &World, loss: &Loss) -> Result<(), Violation> {
     let is_accused = loss.accuser.is_some_and(|accuser| {
         injuries.hurt.contains(&accuser) || injuries.cuts.contains(&pair(accuser, loss.worker))
     });
-    match is_hurt || fails || is_accused {
+    // One that is slowed down so much seems to hang.
+    let is_hung = loss.cause == "its split does not end" && injuries.slowest > 40.0;
+    match is_hurt || fails || is_accused || is_hung {
         true => Ok(()),
         false => Err(Violation::Outcome(format!("a worker was lost without a reason: {loss:?}"))),
     }
@@ -139,9 +141,11 @@ fn check_failure(world: &World, failure: &Failure) -> Result<(), Violation> {
             let all_fail = left.clone().all(|(index, _)| injuries.failing.contains(&WorkerId(index as u32)));
             let is_poisoned = world.plan.is_poisoned(split);
             let enough = *failed_on >= 3 || left.count() <= *failed_on;
+            let is_unreadable = world.plan.is_unreadable(split) && !world.plan.skips;
+            let is_poisoned = is_poisoned || is_unreadable;
             (is_poisoned || (injuries.failing.contains(worker) && (*failed_on >= 3 || all_fail))) && enough
         }
-        Failure::Input { .. } => injuries.input_failed,
+        Failure::Input { .. } => injuries.input_failed || (injuries.seen.unread > 0 && !world.plan.skips),
         Failure::Output { .. } => injuries.output_failed,
         Failure::Interrupted => injuries.interrupted,
     };
@@ -172,6 +176,8 @@ impl World {
         let members = self.client.brain.coordinator().members();
         let of_members = members.iter().filter_map(|worker| sent.and_then(|sent| sent.get(worker)));
         let mut splits: Vec<u64> = of_members.flatten().map(|split| split.0).collect();
+        // What is left out is in nobody's tables.
+        splits.extend(self.client.brain.coordinator().skipped().iter().map(|(split, _)| split.id.0));
         splits.sort_unstable();
         if !splits.iter().copied().eq(0..self.client.counted.splits) {
             let what = format!(
@@ -184,7 +190,16 @@ impl World {
 
     /// The job ended well, it is said.
     pub fn check_result(&mut self) {
-        let expected = sequential(&self.job, &self.plan.text);
+        let skipped = self.client.brain.coordinator().skipped();
+        self.injuries.seen.left_out += skipped.len() as u64;
+        let wrong = skipped.iter().find(|(split, _)| !(self.plan.skips && self.plan.is_bad(split)));
+        if let Some((split, cause)) = wrong {
+            let what = format!("{split:?} was left out without a reason: {cause}");
+            return self.violate(Violation::Result(what));
+        }
+        let good = self.client.splits.iter().filter(|split| !self.plan.is_bad(split));
+        let text: Vec<&[u8]> = good.map(|split| bytes_of(&self.plan.text, split, self.plan.scale)).collect();
+        let expected = sequential(&self.job, &text);
         if self.client.output != expected {
             let (got, wanted) = (self.client.output.len(), expected.len());
             let what = format!("{got} bytes that differ from the {wanted} of the sequential fold");

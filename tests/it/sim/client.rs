@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use mapreduce::logic::coordinator::{Command, Config, Event, Notice, Outcome, Phase, Standing};
-use mapreduce::logic::ids::{Epoch, WorkerId};
+use mapreduce::logic::ids::{Epoch, SplitId, WorkerId};
+use mapreduce::logic::split::Split;
 use mapreduce::logic::worker::Reply;
 
 use super::check::Violation;
@@ -32,8 +33,9 @@ pub enum Answer {
     Failed(String),
     Beat,
     Closed,
-    /// Of the link, not of the worker: it was discarded before it was written.
-    Unsent(mapreduce::logic::ids::SplitId),
+    /// Of the link, not of the worker: it was discarded before it was written, or could not be read.
+    Unsent(SplitId),
+    Unread(SplitId),
 }
 
 /// The client process.
@@ -49,6 +51,8 @@ pub struct Client {
     cut_until: Time,
     has_cut_all: bool,
     pub longest_split: u64,
+    /// All that were cut.
+    pub splits: Vec<Split>,
     pub merge: Option<Merge>,
     /// What is written. A merge that begins anew does not write it again.
     pub output: Vec<u8>,
@@ -81,6 +85,7 @@ impl Client {
             split_bytes: plan.split_bytes,
             worker_timeout: Some(Duration::from_micros(plan.timeout)),
             backups: plan.backups,
+            skip_bad_input: plan.skips,
         };
         Self {
             brain: Brain::new(config, mutant),
@@ -92,6 +97,7 @@ impl Client {
             cut_until: 0,
             has_cut_all: false,
             longest_split: 0,
+            splits: Vec::new(),
             merge: None,
             output: Vec::new(),
             entered: [1, 0, 0, 0, 0],
@@ -155,6 +161,7 @@ impl World {
             | Event::MapFailed { worker, .. }
             | Event::Dropped { worker, .. }
             | Event::Unsent { worker, .. }
+            | Event::Unread { worker, .. }
             | Event::Shuffled { worker, .. }
             | Event::PeerFailed { worker, .. }
             | Event::Reduced { worker, .. }
@@ -183,6 +190,7 @@ impl World {
         if let Event::Mapped { worker, .. }
         | Event::MapFailed { worker, .. }
         | Event::Dropped { worker, .. }
+        | Event::Unread { worker, .. }
         | Event::Unsent { worker, .. } = event
             && let Some(owed) = counted.owed.get_mut(worker)
         {
@@ -191,6 +199,7 @@ impl World {
         match event {
             Event::SplitCut { .. } => counted.splits += 1,
             Event::MapFailed { dropped, .. } => counted.returned += 1 + dropped.len() as u64,
+            Event::Unread { .. } => counted.returned += 1,
             Event::Dropped { .. } | Event::Unsent { .. } => {
                 counted.returned += 1;
                 self.injuries.seen.taken_back += 1;
@@ -207,6 +216,10 @@ impl World {
     pub fn answered(&mut self, worker: WorkerId, answer: Answer) {
         let event = match answer {
             Answer::Unsent(split) => Event::Unsent { worker, split },
+            Answer::Unread(split) => {
+                self.injuries.seen.unread += 1;
+                Event::Unread { worker, split, cause: "it cannot be read".to_owned() }
+            }
             Answer::Begun => Event::Begun { worker },
             Answer::Reply(reply) => event_of(worker, reply),
             Answer::Failed(cause) => Event::Failed { worker, cause },
@@ -282,12 +295,15 @@ impl World {
     /// The writer of a link gets the next split; it may have been discarded meanwhile.
     pub fn write_split(&mut self, worker: WorkerId) {
         if let Some((split, provisional)) = self.links[worker.index()].feed.pop_front() {
+            if self.plan.is_unread(&split) {
+                return self.after(0, Happening::AtClient(worker, Answer::Unread(split.id)));
+            }
             self.send_order(worker, Order::Split { split, provisional });
         }
     }
 
     /// A split that is not written yet is answered for by the link's writer.
-    fn discard(&mut self, worker: WorkerId, split: mapreduce::logic::ids::SplitId) {
+    fn discard(&mut self, worker: WorkerId, split: SplitId) {
         let feed = &mut self.links[worker.index()].feed;
         let waiting = feed.iter().position(|(waiting, _)| waiting.id == split);
         match waiting.and_then(|at| feed.remove(at)) {
@@ -304,6 +320,7 @@ impl World {
         let event = match self.client.cutter.cut(&job, &plan.text, target_bytes) {
             Some(split) => {
                 self.client.longest_split = self.client.longest_split.max(split.length);
+                self.client.splits.push(split);
                 Event::SplitCut { split }
             }
             None => {
@@ -336,7 +353,9 @@ impl World {
 fn event_of(worker: WorkerId, reply: Reply) -> Event {
     match reply {
         Reply::Mapped { split, pairs } => Event::Mapped { worker, split, pairs },
-        Reply::MapFailed { split, cause, dropped } => Event::MapFailed { worker, split, cause, dropped },
+        Reply::MapFailed { split, cause, dropped, unreadable } => {
+            Event::MapFailed { worker, split, cause, dropped, unreadable }
+        }
         Reply::Dropped { split } => Event::Dropped { worker, split },
         Reply::Shuffled { epoch, sent_bytes } => Event::Shuffled { worker, epoch, sent_bytes },
         Reply::PeerFailed { epoch, peer, cause } => Event::PeerFailed { worker, epoch, peer, cause },

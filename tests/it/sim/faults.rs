@@ -55,6 +55,9 @@ pub struct Seen {
     /// Workers that were lost for the complaints of others.
     pub evicted: u64,
     pub merges_broken_off: u64,
+    /// Splits that the client could not read, and those that were left out.
+    pub unread: u64,
+    pub left_out: u64,
     /// Reduces that were asked for when a newer epoch had reached the worker.
     pub superseded: u64,
     pub streams_refused: u64,
@@ -71,13 +74,18 @@ impl Seen {
         self.superseded += other.superseded;
         self.streams_refused += other.streams_refused;
         self.taken_back += other.taken_back;
+        self.unread += other.unread;
+        self.left_out += other.left_out;
     }
 
     /// Returns the smallest of the counts.
     pub fn rarest(&self) -> u64 {
         let all =
             [self.fenced_words, self.stale_words, self.evicted, self.merges_broken_off, self.superseded];
-        all.into_iter().chain([self.streams_refused, self.taken_back]).min().unwrap_or(0)
+        all.into_iter()
+            .chain([self.streams_refused, self.taken_back, self.unread, self.left_out])
+            .min()
+            .unwrap_or(0)
     }
 }
 

@@ -46,6 +46,11 @@ pub struct Plan {
     pub batch_entries: usize,
     /// Places in the text that no execution survives.
     pub poisoned: Vec<usize>,
+    /// Places that no worker can unpack, and places that the client cannot read.
+    pub unreadable: Vec<usize>,
+    pub unread: Vec<usize>,
+    /// Whether splits with such places are left out.
+    pub skips: bool,
     /// Whether what is committed is folded into the first thread's table, else it stays by itself.
     pub joins_commits: bool,
     pub faults: Vec<Fault>,
@@ -204,6 +209,9 @@ impl Plan {
             tail: random.between(1, if is_hurried { 2 } else { 6 }) as i32,
             batch_entries: random.between(3, 120) as usize,
             poisoned: Vec::new(),
+            unreadable: Vec::new(),
+            unread: Vec::new(),
+            skips: false,
             joins_commits: random.chance(50),
             faults: Vec::new(),
             text,
@@ -211,6 +219,14 @@ impl Plan {
         if random.chance(3) && !plan.text.is_empty() {
             let n_poisoned = random.between(1, 3);
             plan.poisoned = (0..n_poisoned).map(|_| random.below(plan.text.len() as u64) as usize).collect();
+        }
+        // Of its own, so that the seeds of the other worlds stay what they are.
+        let mut bad = Random::new(plan.seed.0[0]);
+        if bad.chance(8) && !plan.text.is_empty() {
+            let length = plan.text.len() as u64;
+            let mut places = || (0..bad.below(4)).map(|_| bad.below(length) as usize).collect::<Vec<_>>();
+            (plan.unreadable, plan.unread) = (places(), places());
+            plan.skips = bad.chance(80);
         }
         plan.add_faults(random, map_micros as Time);
         plan
@@ -231,6 +247,8 @@ impl Plan {
         plan.link_slowness = vec![1.0; 8];
         plan.batch_entries = 200;
         plan.poisoned.clear();
+        plan.unreadable.clear();
+        plan.unread.clear();
         plan.faults.clear();
         plan
     }
@@ -329,7 +347,26 @@ impl Plan {
 
     /// Tells whether no execution of the split succeeds.
     pub fn is_poisoned(&self, split: &Split) -> bool {
+        self.has_any(split, &self.poisoned)
+    }
+
+    /// Tells whether no worker can unpack the split.
+    pub fn is_unreadable(&self, split: &Split) -> bool {
+        self.has_any(split, &self.unreadable)
+    }
+
+    /// Tells whether the client cannot read the split.
+    pub fn is_unread(&self, split: &Split) -> bool {
+        self.has_any(split, &self.unread)
+    }
+
+    /// Tells whether the split is to be left out.
+    pub fn is_bad(&self, split: &Split) -> bool {
+        self.is_unreadable(split) || self.is_unread(split)
+    }
+
+    fn has_any(&self, split: &Split, places: &[usize]) -> bool {
         let range = split.offset / self.scale..(split.offset + split.length) / self.scale;
-        self.poisoned.iter().any(|place| range.contains(&(*place as u64)))
+        places.iter().any(|place| range.contains(&(*place as u64)))
     }
 }

@@ -95,10 +95,12 @@ pub fn render(word: &[u8], count: u64, out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-/// Returns the result as one thread has it.
-pub fn sequential(job: &WordCount, text: &[u8]) -> Vec<u8> {
+/// Returns the result of some splits as one thread has it.
+pub fn sequential(job: &WordCount, splits: &[&[u8]]) -> Vec<u8> {
     let mut counts = Counts::new();
-    fold(job, text, &mut counts);
+    for text in splits {
+        fold(job, text, &mut counts);
+    }
     let mut out = Vec::new();
     for (word, count) in sorted(counts) {
         render(&word, count, &mut out);

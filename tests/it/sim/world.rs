@@ -182,7 +182,9 @@ impl World {
             traced,
             trace: Vec::new(),
         };
-        world.injuries.poisoned = !world.plan.poisoned.is_empty();
+        let plan = &world.plan;
+        // A worker on which several splits fail is out, unless nothing else is to be expected of them.
+        world.injuries.poisoned = !plan.poisoned.is_empty() || (!plan.unreadable.is_empty() && !plan.skips);
         world.schedule_faults(None);
         world.after(TICK, Happening::Tick);
         for worker in world.all_workers() {

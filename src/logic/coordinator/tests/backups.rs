@@ -5,7 +5,13 @@ use super::*;
 fn failed(game: &mut Game, worker: u32, split: u64, dropped: &[u64]) {
     let dropped = dropped.iter().map(|&split| SplitId(split)).collect();
     let cause = "the job panicked".to_owned();
-    game.tell(Event::MapFailed { worker: WorkerId(worker), split: SplitId(split), cause, dropped });
+    game.tell(Event::MapFailed {
+        worker: WorkerId(worker),
+        split: SplitId(split),
+        cause,
+        dropped,
+        unreadable: false,
+    });
 }
 
 /// A coordinator of `n` workers with one thread each; the input, of which the size is not known, has `splits` splits.
@@ -17,6 +23,7 @@ fn late(n: usize, splits: u64) -> Game {
         split_bytes: Some(100),
         worker_timeout: Some(Duration::from_secs(10)),
         backups: true,
+        skip_bad_input: false,
     });
     game.begin();
     game.cut(splits);
@@ -75,6 +82,7 @@ fn the_bulk_of_the_input_is_folded_directly_and_its_end_provisionally() {
         split_bytes: Some(100),
         worker_timeout: Some(Duration::from_secs(10)),
         backups: true,
+        skip_bad_input: false,
     });
     game.begin();
     let mut provisional = Vec::new();
@@ -135,8 +143,12 @@ fn a_split_that_fails_on_all_that_there_are_ends_the_job() {
     game.cut(3);
     let (worker, split) = game.sent()[1];
     let cause = "the job panicked".to_owned();
-    game.tell(Event::MapFailed { worker, split: split.id, cause: cause.clone(), dropped: Vec::new() });
-    assert_eq!(game.failure(), &Failure::ExecutionFailed { worker, split, cause, workers: 1 });
+    let (said, dropped) = (cause.clone(), Vec::new());
+    game.tell(Event::MapFailed { worker, split: split.id, cause: said, dropped, unreadable: false });
+    assert_eq!(
+        game.failure(),
+        &Failure::ExecutionFailed { worker, split, cause, workers: 1, unreadable: false }
+    );
 }
 
 #[test]
@@ -259,6 +271,7 @@ fn a_spare_joins_where_a_split_has_failed_on_all_others() {
         split_bytes: Some(100),
         worker_timeout: Some(Duration::from_secs(10)),
         backups: true,
+        skip_bad_input: false,
     });
     game.begin();
     game.cut(1);

@@ -280,6 +280,7 @@ fn with_spares(n: usize, spares: usize) -> Game {
         split_bytes: Some(100),
         worker_timeout: Some(Duration::from_secs(10)),
         backups: true,
+        skip_bad_input: false,
     })
 }
 

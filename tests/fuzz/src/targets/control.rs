@@ -166,7 +166,7 @@ fn messages() -> Vec<Vec<u8>> {
     seeds.push(seed(b't', &ToWorker::Begin(begin)));
     let cause = "a panic".to_owned();
     let dropped = vec![SplitId(1), SplitId(2)];
-    seeds.push(seed(b'f', &FromWorker::MapFailed { split: SplitId(3), cause, dropped }));
+    seeds.push(seed(b'f', &FromWorker::MapFailed { split: SplitId(3), cause, dropped, unreadable: true }));
     seeds
 }
 

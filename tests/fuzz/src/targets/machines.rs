@@ -75,6 +75,7 @@ fn coordinate(bytes: &[u8]) -> bool {
         split_bytes: Some(100),
         worker_timeout: Some(Duration::from_secs(10)),
         backups: true,
+        skip_bad_input: false,
     };
     let mut now = Duration::ZERO;
     let (mut coordinator, mut commands) = Coordinator::start(config, now);
@@ -124,7 +125,7 @@ fn said_by_worker(said: u8, script: &mut Script<'_>) -> Option<(WorkerId, Event)
         b'M' => Event::Mapped { worker, split: script.split(), pairs: script.large() },
         b'F' => {
             let (split, dropped) = (script.split(), vec![script.split(), script.split()]);
-            Event::MapFailed { worker, split, cause, dropped }
+            Event::MapFailed { worker, split, cause, dropped, unreadable: false }
         }
         b'D' => Event::Dropped { worker, split: script.split() },
         b'S' => Event::Shuffled { worker, epoch: script.epoch(), sent_bytes: script.large() },
@@ -164,7 +165,11 @@ fn work(bytes: &[u8]) -> bool {
                     assert!(executing.insert(split), "no split is executed twice at a time");
                     assert!(executing.len() <= WINDOW, "no more are held than the window has places");
                     let end = match split.0 % 4 {
-                        3 => Execution::Failed { cause: String::new(), dropped: vec![SplitId(0)] },
+                        3 => Execution::Failed {
+                            cause: String::new(),
+                            dropped: vec![SplitId(0)],
+                            unreadable: false,
+                        },
                         _ => Execution::Folded { pairs: 1 },
                     };
                     own.push_back(worker::Event::Executed { split, end });

@@ -36,13 +36,14 @@ impl World {
         let running = here.threads.get_mut(thread);
         let Some((split, provisional)) = running.and_then(|running| running.executing.take()) else { return };
         let bytes = text::bytes_of(&plan.text, &split, plan.scale);
-        let end = if fails || plan.is_poisoned(&split) {
+        let unreadable = !fails && plan.is_unreadable(&split);
+        let end = if fails || unreadable || plan.is_poisoned(&split) {
             // A failed execution leaves the table that it was folded into in pieces.
             let lost = match provisional {
                 true => Table::default(),
                 false => std::mem::take(&mut here.threads[thread].table),
             };
-            Execution::Failed { cause: format!("{:?} failed", split.id), dropped: lost.splits }
+            Execution::Failed { cause: format!("{:?} failed", split.id), dropped: lost.splits, unreadable }
         } else if provisional && mutant != Some(Mutant::FoldsProvisionalAtOnce) {
             let mut table = Table { splits: vec![split.id], ..Table::default() };
             let pairs = text::fold(&job, bytes, &mut table.counts);
