@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 
-use crate::edge::input::Input;
+use crate::edge::input::{Input, Wanted};
 use crate::edge::output::{self, Destination, Format, ReportFile};
 use crate::edge::ssh::NewHostKeys;
 use crate::edge::{machine, progress, random, signals, table};
@@ -21,6 +21,7 @@ use crate::logic::partition::Seed;
 use crate::runtime::client::{self, Mailbox, RunSpec};
 use crate::runtime::link::MIN_TIMEOUT;
 use crate::runtime::local::start_local;
+use crate::runtime::source::BadInput;
 
 use super::cli::{CommandError, Console, Exit};
 use explain::Told;
@@ -42,8 +43,12 @@ pub enum Workers {
 /// The command, parsed.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
-    /// Files; `-` is standard input.
+    /// Files, directories and patterns; `-` is standard input.
     pub inputs: Vec<PathBuf>,
+    /// A file with the paths of more; `-` is standard input.
+    pub files_from: Option<PathBuf>,
+    /// Whether what cannot be read is left out, and said in the end.
+    pub skip_bad_input: bool,
     pub hosts: PathBuf,
     pub workers: Workers,
     /// How many of the workers to use, with the others as spares; all if `None`.
@@ -88,10 +93,15 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
     })?;
     check(options)?;
     machine::raise_open_files();
-    let input = Input::open(&options.inputs)?;
+    let pool = Pool::choose(options, console)?;
+    let input = Input::open(&Wanted {
+        files: &options.inputs,
+        list: options.files_from.as_deref(),
+        travels: !pool.is_in_process(),
+        skip_bad: options.skip_bad_input,
+    })?;
     let sink = output::open(&options.destination, options.format, J::COLUMNS)?;
     let report_file = options.report.as_deref().map(ReportFile::create).transpose()?;
-    let pool = Pool::choose(options, console)?;
     let (workers, spares) = pool.reach::<J>(options, console)?;
     let spec = RunSpec {
         job: Arc::new(job),
@@ -105,6 +115,7 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
         source: input.clone(),
         spares,
         backups: options.backups,
+        skip_bad_input: options.skip_bad_input,
         worker_timeout: options.worker_timeout,
         compress: options.compress,
         local: workers.is_empty(),
@@ -128,13 +139,35 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
     };
     let mut progress = progress::for_console(console);
     let ran = client::run(spec, links, mailbox, input.cutter(), sink, &stop, progress.as_mut());
-    let report =
+    let mut report =
         ran.map_err(|error| Told { names: &names, source: input.as_ref(), options }.explain(error))?;
+    report.bad_inputs.splice(0..0, input.bad());
     console.block(&table::phase_table(&report, J::COLUMNS[0]));
+    tell_bad_inputs(&report.bad_inputs, console);
     if let Some(file) = report_file {
         file.write(&report)?;
     }
     Ok(())
+}
+
+/// Lines about bad inputs that are shown: the report has all.
+const BAD_INPUTS_SHOWN: usize = 20;
+
+/// Says what was left out, also to who wants to hear errors only: the result lacks it.
+fn tell_bad_inputs(bad: &[BadInput], console: &Console) {
+    for bad in bad.iter().take(BAD_INPUTS_SHOWN) {
+        let BadInput { input, offset, bytes, cause } = bad;
+        let place = match (bytes, offset) {
+            (Some(bytes), _) => format!("{input}, bytes {offset} to {}", offset + bytes),
+            (None, 0) => input.clone(),
+            (None, _) => format!("{input} from byte {offset} on"),
+        };
+        console.alarm(&format!("left out {place}: {cause}"));
+    }
+    if bad.len() > BAD_INPUTS_SHOWN {
+        let more = bad.len() - BAD_INPUTS_SHOWN;
+        console.alarm(&format!("left out {more} more; the file of --report lists all"));
+    }
 }
 
 /// Refuses what cannot be meant.

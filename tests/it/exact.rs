@@ -86,6 +86,8 @@ impl Case<'_> {
     fn run_to(&self, inputs: Vec<PathBuf>, output: &Path) {
         let options = RunOptions {
             inputs,
+            files_from: None,
+            skip_bad_input: false,
             hosts: "no-such-hosts.toml".into(),
             workers: workers(self.workers),
             servers: None,

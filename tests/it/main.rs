@@ -14,6 +14,7 @@ mod guests;
 mod harness;
 mod hostile;
 mod identity;
+mod inputs;
 mod jump;
 mod output;
 mod portable;

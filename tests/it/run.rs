@@ -406,10 +406,11 @@ fn file_that_changes_meanwhile_is_an_error() {
 fn what_cannot_be_read_or_written_is_named_and_nothing_begins() {
     with_deadline(LIMIT, || {
         let bench = Bench::start(1);
+        fs::create_dir_all(bench.lab.client_dir().join("home/none")).unwrap();
         let before = entries(&bench.lab.client_dir());
         for (args, parts) in [
             (&["book.txt", "gone.txt", "-o", "out.tsv"][..], &["cannot open gone.txt", "No such file"][..]),
-            (&["home", "-o", "out.tsv"], &["cannot read home: it is a directory"]),
+            (&["home/none", "-o", "out.tsv"], &["there is no file in home/none"]),
             (&["book.txt", "-o", "home"], &["home: is a directory"]),
             (&["book.txt", "-o", "gone/out.tsv"], &["gone/out.tsv: cannot be created"]),
             (&["book.txt", "-o", "/proc/out.tsv"], &["/proc/out.tsv: cannot be created"]),

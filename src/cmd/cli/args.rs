@@ -201,9 +201,17 @@ pub struct Serve {
 
 #[derive(Args)]
 pub struct Run<P: Args> {
-    /// Files to read; `-` is standard input
-    #[arg(value_name = "FILE", required = true)]
+    /// Files, directories or patterns; gzip, bzip2, zstd, xz and lz4 are unpacked; `-` is standard input
+    #[arg(value_name = "FILE", required_unless_present = "files_from")]
     pub inputs: Vec<PathBuf>,
+
+    /// Read the files that LIST names, one a line or ended by NUL; `-` is standard input
+    #[arg(long, value_name = "LIST")]
+    pub files_from: Option<PathBuf>,
+
+    /// Leave out what cannot be read or unpacked, and say so in the end
+    #[arg(long)]
+    pub skip_bad_input: bool,
 
     /// Which job to run
     #[arg(long, value_name = "NAME")]

@@ -131,6 +131,8 @@ fn run<P: clap::Args>(args: Run<P>, terminal: bool) -> (RunOptions, P) {
     };
     let options = RunOptions {
         inputs: args.inputs,
+        files_from: args.files_from,
+        skip_bad_input: args.skip_bad_input,
         hosts: args.hosts.hosts,
         workers,
         servers: args.servers,

@@ -54,7 +54,7 @@ On other machines than this one:
         "run" => {
             "Examples:
   PROGRAM run book.txt                                the first 20 on a terminal, all into a pipe
-  PROGRAM run *.txt -o counts.tsv
+  PROGRAM run logs/ *.gz -o counts.tsv                all files below, and some; unpacked if need be
   PROGRAM run big.txt --top 100 --format json
   zcat big.gz | PROGRAM run -
   PROGRAM run big.txt --servers 8 --report report.json

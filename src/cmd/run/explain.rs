@@ -36,15 +36,20 @@ impl Told<'_> {
                 let advice = advice_for(&last.cause).unwrap_or(SEE_WORKERS).to_owned();
                 (self.gave_up(last), Some(advice))
             }
-            Failure::ExecutionFailed { worker, split, cause, workers } => {
+            Failure::ExecutionFailed { worker, split, cause, workers, unreadable } => {
                 let (place, name) = (self.source.describe(&split), self.name(worker));
                 let failed = match workers {
                     _ if self.names.is_empty() => format!("could not map the split of {place}"),
                     0 | 1 => format!("worker {name} could not map the split of {place}"),
                     _ => format!("{workers} workers could not map the split of {place}; the last was {name}"),
                 };
-                let advice = if lacks_memory(&cause) { GIVE_MORE } else { MEND_OR_TAKE_OUT };
-                (anyhow!(cause).context(failed), (!self.names.is_empty()).then(|| advice.to_owned()))
+                let advice = match lacks_memory(&cause) {
+                    _ if unreadable => Some(LEAVE_OUT),
+                    _ if self.names.is_empty() => None,
+                    true => Some(GIVE_MORE),
+                    false => Some(MEND_OR_TAKE_OUT),
+                };
+                (anyhow!(cause).context(failed), advice.map(str::to_owned))
             }
             Failure::Input { cause } => (anyhow!(cause).context("the input cannot be read"), None),
             Failure::Output { cause } => {
@@ -115,6 +120,9 @@ const GIVE_MORE: &str =
 const MEND_OR_TAKE_OUT: &str =
     "mend the job, or take the record out of the input; `run --local` of that file fails in the same way";
 
+/// What helps where a split cannot be read or unpacked.
+const LEAVE_OUT: &str = "mend the file; or `run --skip-bad-input`, which leaves out what cannot be read";
+
 /// What helps where the job fails on what many splits have given.
 const MEND: &str = "mend the job: it would fail on other workers, too; `run --local` fails in the same way";
 
@@ -125,7 +133,7 @@ const SEE_WORKERS: &str =
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::edge::input::Input;
+    use crate::edge::input::{Input, Wanted};
     use crate::edge::output::{Destination, Format};
     use crate::logic::coordinator::Phase;
     use crate::logic::ids::SplitId;
@@ -137,9 +145,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let book = directory.path().join("book.txt");
         std::fs::write(&book, "some text").unwrap();
-        let input = Input::open(&[book]).unwrap();
+        let input = Input::open(&Wanted { files: &[book], ..Wanted::default() }).unwrap();
         let options = RunOptions {
             inputs: Vec::new(),
+            files_from: None,
+            skip_bad_input: false,
             hosts: "hosts.toml".into(),
             workers,
             servers: None,
@@ -222,6 +232,7 @@ mod tests {
             split: Split { id: SplitId(0), file: 0, offset: 2, length: 5 },
             cause: cause.into(),
             workers,
+            unreadable: false,
         };
         for workers in [1, 3] {
             let failure = failed(TOO_LITTLE, workers);
@@ -241,12 +252,29 @@ mod tests {
     }
 
     #[test]
+    fn a_split_that_cannot_be_read_can_be_left_out() {
+        for (names, workers) in [(&["a", "b"][..], 2), (&[], 1)] {
+            let failure = Failure::ExecutionFailed {
+                worker: WorkerId(0),
+                split: Split { id: SplitId(0), file: 0, offset: 2, length: 5 },
+                cause: "it is torn".into(),
+                workers,
+                unreadable: true,
+            };
+            let (text, advice) = said(names, Workers::Local, failure);
+            assert!(text.contains("could not map the split of /book.txt, bytes 2 to 7"), "{text}");
+            assert_eq!(advice.unwrap(), LEAVE_OUT);
+        }
+    }
+
+    #[test]
     fn a_split_that_fails_everywhere_is_named() {
         let failed = |workers| Failure::ExecutionFailed {
             worker: WorkerId(1),
             split: Split { id: SplitId(0), file: 0, offset: 2, length: 5 },
             cause: "the job panicked: poison".into(),
             workers,
+            unreadable: false,
         };
         let (text, advice) = said(&["a", "b", "c"], Workers::Deployed, failed(3));
         assert_eq!(

@@ -78,6 +78,11 @@ impl Pool {
         Ok(pool)
     }
 
+    /// Tells whether no other process is used.
+    pub(super) fn is_in_process(&self) -> bool {
+        self.workers.is_empty()
+    }
+
     fn in_process() -> Self {
         Self { workers: Vec::new(), wire: Wire::by_hand(), deployed: false }
     }

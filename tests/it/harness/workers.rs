@@ -235,6 +235,8 @@ pub fn addresses(workers: &[WorkerProcess]) -> Vec<String> {
 pub fn run_options(workers: &[WorkerProcess], input: &Path, output: &Path) -> RunOptions {
     RunOptions {
         inputs: vec![input.to_owned()],
+        files_from: None,
+        skip_bad_input: false,
         hosts: "no-such-hosts.toml".into(),
         workers: Workers::Named(addresses(workers)),
         servers: None,
