@@ -7,12 +7,12 @@ mod cut;
 mod files;
 mod list;
 mod stream;
+mod stretch;
 #[cfg(test)]
 mod tests;
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::ops::Deref;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -30,6 +30,7 @@ use cut::InputCutter;
 use files::{Descriptors, HELD_FILES, Regular, look_at};
 use list::{STANDARD, cannot_open};
 use stream::Stream;
+use stretch::Stretch;
 
 /// What is to be read, and how.
 #[derive(Clone, Copy, Debug, Default)]
@@ -93,8 +94,8 @@ impl Input {
         Ok(Arc::new(input))
     }
 
-    /// Returns the bytes of all files as they lie on the disk; `None` if it is not known how many will be mapped, for one
-    /// is a stream.
+    /// Returns the bytes of all files as they lie on the disk; `None` if it is not known how many will be mapped,
+    /// for one is a stream.
     pub fn total_bytes(&self) -> Option<u64> {
         let lengths = self.files.iter().map(|input| match &input.kind {
             InputKind::Regular(regular) => Some(regular.length()),
@@ -270,48 +271,5 @@ impl SplitSource for Input {
     fn left_out(&self, split: &Split, cause: &str) -> BadInput {
         let input = self.files.get(split.file).map_or("?".to_owned(), InputFile::name);
         BadInput { input, offset: split.offset, bytes: Some(split.length), cause: cause.to_owned() }
-    }
-}
-
-/// The bytes of a file from one place to another, read one after the other.
-struct Stretch<I> {
-    input: I,
-    place: usize,
-    file: Arc<File>,
-    at: u64,
-    end: u64,
-}
-
-impl<I: Deref<Target = Input>> Stretch<I> {
-    /// Opens bytes `at` to `end` of the file at `place` among the inputs.
-    ///
-    /// # Errors
-    /// If it cannot be opened, or is not the same any more.
-    fn new(input: I, place: usize, at: u64, end: u64) -> anyhow::Result<Self> {
-        let file = match &input.file(place)?.kind {
-            // Not its spool, which is made of this.
-            InputKind::Unpacked(regular, _) => {
-                input.descriptors.open(place, &input.file(place)?.path, regular, at)?
-            }
-            _ => input.descriptor(place, at)?,
-        };
-        Ok(Self { input, place, file, at, end })
-    }
-}
-
-impl<I: Deref<Target = Input>> Read for Stretch<I> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let wanted = usize::try_from(self.end - self.at).unwrap_or(usize::MAX).min(into.len());
-        let read = self.file.read_at(&mut into[..wanted], self.at)?;
-        self.at += read as u64;
-        if wanted > 0 && (read == 0 || self.at == self.end) {
-            let checked =
-                self.input.file(self.place).and_then(|file| file.check_unchanged(&self.file, self.at));
-            checked.map_err(|error| io::Error::other(format!("{error:#}")))?;
-            if read == 0 {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends too early"));
-            }
-        }
-        Ok(read)
     }
 }

@@ -54,7 +54,7 @@ On other machines than this one:
         "run" => {
             "Examples:
   PROGRAM run book.txt                                the first 20 on a terminal, all into a pipe
-  PROGRAM run *.txt -o counts.tsv
+  PROGRAM run logs/ *.gz -o counts.tsv                all files below, and some; unpacked if need be
   PROGRAM run big.txt --top 100 --format json
   PROGRAM run big.txt --min-count 2 -o counts.csv.gz
   PROGRAM run big.txt --partitioned counts            a file for each worker

@@ -10,7 +10,8 @@ use rustix::io::Errno;
 
 use super::files::Regular;
 use super::stream::{NoSpool, Spooling};
-use super::{Input, InputFile, InputKind, MAX_SPLIT_BYTES, Stretch};
+use super::stretch::Stretch;
+use super::{Input, InputFile, InputKind, MAX_SPLIT_BYTES};
 use crate::job::Cut;
 use crate::logic::ids::SplitId;
 use crate::logic::split::{Split, lookahead, next_cut};

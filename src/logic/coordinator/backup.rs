@@ -205,6 +205,9 @@ impl Coordinator {
         if !self.config.skip_bad_input {
             return self.fail(Failure::Input { cause }, now, commands);
         }
+        if let Some(entry) = self.ledger.get_mut(split) {
+            entry.unread = true;
+        }
         self.ledger.give_up(split);
         // Somebody may have got it while it could be read.
         if self.ledger.get(split).is_some_and(|entry| entry.executions == 0 && entry.mapped_on.is_none()) {
@@ -365,6 +368,7 @@ impl Coordinator {
                 // Of a split that fails wherever it is executed, there are no more executions than before the job ends.
                 let is_open = entry.is_some_and(|entry| {
                     entry.executions == 1
+                        && !entry.unread
                         && !entry.failed_on.contains(&worker)
                         && entry.failed_on.len() + 1 < MOST_FAILURES_OF_SPLIT
                 });

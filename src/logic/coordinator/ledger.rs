@@ -36,6 +36,8 @@ pub(super) struct Entry {
     pub failed_on: Vec<WorkerId>,
     /// Whether it was because the text could not be had, on any of them.
     pub unreadable: bool,
+    /// Whether the client could not read it: then who has it is its last hope.
+    pub unread: bool,
     /// Whether it is left out: nobody can read it.
     skipped: bool,
 }
@@ -51,6 +53,7 @@ impl Ledger {
             was_sent: false,
             failed_on: Vec::new(),
             unreadable: false,
+            unread: false,
             skipped: false,
         };
         if self.entries.insert(split.id, entry).is_none() {

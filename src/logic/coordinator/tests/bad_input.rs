@@ -135,6 +135,8 @@ fn what_cannot_be_read_again_is_left_to_who_has_it() {
         assert!(again == split && backup != holder);
         unread(&mut game, backup, split);
         assert!(skipped(&game).is_empty());
+        game.wait(2);
+        assert_eq!(game.executions(), [], "it would be asked for again and again");
         match holder_maps {
             true => game.mapped(holder.0, split.0),
             false => game.tell(Event::LinkClosed { worker: holder, cause: "it is gone".into() }),
