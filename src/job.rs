@@ -74,8 +74,8 @@ pub trait Job: Sized + Send + Sync + 'static {
 
     /// Folds `other` into `into`.
     ///
-    /// Must be commutative and associative, for the engine folds in whatever order pairs arrive. [`check::job`] tests it,
-    /// and the folds of all [`values`] are.
+    /// Must be commutative and associative, for the engine folds in whatever order pairs arrive. [`check::job`] tests
+    /// it, and the folds of all [`values`] are.
     fn combine(&self, into: &mut Self::Value, other: Self::Value);
 
     /// Makes the result of what is folded, if [`Job::REDUCES`]: called with keys in the order of their bytes, each

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 
 use crate::edge::elsewhere::Gathered;
-use crate::edge::input::{Input, Wanted};
+use crate::edge::input::{Input, Wanted, is_standard};
 use crate::edge::output::{self, Destination, Format, ReportFile};
 use crate::edge::ssh::NewHostKeys;
 use crate::edge::storage::Places;
@@ -97,30 +97,27 @@ pub struct RunOptions {
 pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -> Result<(), CommandError> {
     let began = Instant::now();
     let wire_params = serde_json::to_string(&params).context("the job's parameters have no JSON form")?;
-    let job = J::new(params).map_err(|cause| CommandError {
-        cause: anyhow!(cause).context(format!("job {}", J::NAME)),
-        advice: Some("--help says what the job takes".into()),
-        exit: Exit::Usage,
-    })?;
+    let job = make_job::<J>(params)?;
     check::<J>(options)?;
     machine::raise_open_files();
-    let (here, places) = gather::part(options)?;
+    let gather::Parted { files, listed, places } = gather::part(options)?;
     let pool = Pool::choose(options, console)?;
     let input = Input::open(&Wanted {
-        files: &here,
-        list: options.files_from.as_deref(),
+        files: &files,
+        listed: &listed,
+        list_was_standard: options.files_from.as_deref().is_some_and(is_standard),
         travels: !pool.is_in_process(),
         skip_bad: options.skip_bad_input,
     })?;
-    let job = Arc::new(job);
     let output = output::open(&options.destination, options.format, &job)?;
     let report_file = options.report.as_deref().map(ReportFile::create).transpose()?;
     let (mut workers, mut spares) = pool.reach::<J>(options, console)?;
     let storage = Arc::new(Places::new());
     let reached = workers.len();
-    let found = gather::find(&places, &mut workers, storage.as_ref(), console)?;
+    let skip_bad = options.skip_bad_input;
+    let (found, missed) = gather::find(&places, &mut workers, storage.as_ref(), skip_bad, console)?;
     spares = spares.saturating_sub(reached - workers.len());
-    let input = Gathered::new(input, found);
+    let input = Gathered::new(input, found, missed);
     let spec = RunSpec {
         job,
         id: JobId(random::number()?),
@@ -169,6 +166,15 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
         file.write(&report)?;
     }
     Ok(())
+}
+
+fn make_job<J: Job>(params: J::Params) -> Result<Arc<J>, CommandError> {
+    let made = J::new(params).map(Arc::new);
+    made.map_err(|cause| CommandError {
+        cause: anyhow!(cause).context(format!("job {}", J::NAME)),
+        advice: Some("--help says what the job takes".into()),
+        exit: Exit::Usage,
+    })
 }
 
 /// Lines about bad inputs that are shown: the report has all.

@@ -18,15 +18,17 @@ use crate::wire::located::{Found, Located};
 pub struct Gathered {
     here: Arc<Input>,
     elsewhere: Vec<Found>,
+    /// What could not be found elsewhere, and is left out.
+    missed: Vec<BadInput>,
 }
 
 /// As so many bytes a file counts whose length is not known before it is read.
 const UNKNOWN_BYTES: u64 = 1 << 20;
 
 impl Gathered {
-    /// Adds to what is read here what is read `elsewhere`.
-    pub fn new(here: Arc<Input>, elsewhere: Vec<Found>) -> Arc<Self> {
-        Arc::new(Self { here, elsewhere })
+    /// Adds to what is read here what is read `elsewhere`, without what was `missed` there.
+    pub fn new(here: Arc<Input>, elsewhere: Vec<Found>, missed: Vec<BadInput>) -> Arc<Self> {
+        Arc::new(Self { here, elsewhere, missed })
     }
 
     /// Returns the bytes of all files as they lie there; `None` if that is not known.
@@ -40,9 +42,11 @@ impl Gathered {
         self.here.files() + self.elsewhere.len()
     }
 
-    /// Returns what was left out of what is read here, by who opened and cut it.
+    /// Returns what was left out by who found, opened and cut the input.
     pub fn bad(&self) -> Vec<BadInput> {
-        self.here.bad()
+        let mut bad = self.here.bad();
+        bad.extend_from_slice(&self.missed);
+        bad
     }
 
     /// Returns the first of the files that are read elsewhere.
@@ -89,6 +93,13 @@ impl SplitSource for Gathered {
             Some(_) => bail!("{} is not read here", self.describe(split)),
             None => self.here.read(split, into),
         }
+    }
+
+    fn left_out(&self, split: &Split, cause: &str) -> BadInput {
+        let Some(file) = self.file(split) else { return self.here.left_out(split, cause) };
+        let input = String::from_utf8_lossy(&file.place.name()).into_owned();
+        let bytes = file.length.map(|_| split.length);
+        BadInput { input, offset: split.offset, bytes, cause: cause.to_owned() }
     }
 
     fn describe(&self, split: &Split) -> String {
@@ -158,7 +169,7 @@ mod tests {
         let path = dir.path().join("here");
         std::fs::write(&path, text).expect("it is writable");
         let input = Input::open(&Wanted { files: &[path], ..Wanted::default() }).expect("it is there");
-        (Gathered::new(input, elsewhere), dir)
+        (Gathered::new(input, elsewhere, Vec::new()), dir)
     }
 
     fn splits(input: &Arc<Gathered>, target: u64, cut: Cut) -> Vec<(u64, usize, u64, u64)> {

@@ -29,6 +29,7 @@ use crate::wire::frame::{MAX_PAYLOAD_BYTES, MAX_RECORD_BYTES};
 use cut::InputCutter;
 use files::{Descriptors, HELD_FILES, Regular, look_at};
 use list::{STANDARD, cannot_open};
+pub use list::{is_standard, listed};
 use stream::Stream;
 use stretch::Stretch;
 
@@ -37,8 +38,10 @@ use stretch::Stretch;
 pub struct Wanted<'w> {
     /// Files, directories and patterns; `-` is standard input.
     pub files: &'w [PathBuf],
-    /// A file with the paths of more, one a line or ended by NUL; `-` is standard input.
-    pub list: Option<&'w Path>,
+    /// Files and directories of a list.
+    pub listed: &'w [PathBuf],
+    /// Whether that list was standard input, which is at its end then.
+    pub list_was_standard: bool,
     /// Whether splits are sent to workers.
     pub travels: bool,
     /// Whether what cannot be read is left out, and said in the end.

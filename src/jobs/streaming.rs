@@ -180,7 +180,7 @@ fn check(params: &Params) -> Result<(), String> {
     let bytes = written.map_err(|error| error.to_string())?.len();
     let most = MAX_CONTROL_BYTES - OTHER_BYTES;
     if bytes > most {
-        let files: usize = ship.iter().map(Shipped::len).sum();
+        let files: usize = ship.iter().map(Shipped::bytes).sum();
         return Err(format!(
             "the commands and the files of --ship ({files} bytes) take {bytes} bytes on their way, more than the \
              {most} that may be; put larger files where the workers see them"

@@ -1,5 +1,4 @@
-//! Reduce: what has arrived for each of a worker's partitions, folded, reduced where the job does so, and parted into
-//! ranges of the result's order.
+//! Reduce: what has arrived for a worker's partitions, folded, reduced by the job, and parted by the result's order.
 
 mod groups;
 #[cfg(test)]

@@ -216,8 +216,8 @@ pub enum FromWorker {
         split: SplitId,
         pairs: u64,
     },
-    /// An execution failed: the job's code did, or the worker's resources, or the text could not be had. What the same thread had
-    /// folded of the splits `dropped` is gone, too.
+    /// An execution failed: the job's code did, or the worker's resources, or the text could not be had. What the same
+    /// thread had folded of the splits `dropped` is gone, too.
     MapFailed {
         split: SplitId,
         cause: String,

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mapreduce::cmd::cli;
-use mapreduce::jobs::word_count::WordCount;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::program::{Finished, Invocation};
+use crate::jobs::Shipped;
 
 const COMMANDS: [&str; 7] = ["discover", "deploy", "serve", "run", "status", "stop", "completions"];
 
@@ -106,7 +106,7 @@ fn check_line(line: &str) -> usize {
             ["cargo", "run", "--release", "--", rest @ ..] => [&["mapreduce"], rest].concat(),
             _ => continue,
         };
-        if let Err(error) = cli::parses::<WordCount>(&args) {
+        if let Err(error) = cli::parses::<Shipped>(&args) {
             panic!("`{line}` is not understood: {error}");
         }
         checked += 1;

@@ -7,6 +7,8 @@ mod params;
 mod tables;
 mod texts;
 
+pub use params::Shipped;
+
 use std::fs;
 use std::process::Command;
 use std::time::Duration;

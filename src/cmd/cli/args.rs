@@ -205,8 +205,8 @@ pub struct Serve {
 
 #[derive(Args)]
 pub struct Run<P: Args> {
-    /// Files, directories, patterns and http(s):// addresses; gzip, bzip2, zstd, xz and lz4 are unpacked; `-` is standard
-    /// input
+    /// Files, directories, patterns and http(s):// addresses; `-` is standard input. What is compressed with gzip,
+    /// bzip2, zstd, xz or lz4 is unpacked
     #[arg(value_name = "FILE", required_unless_present_any = ["files_from", "on_workers"])]
     pub inputs: Vec<PathBuf>,
 

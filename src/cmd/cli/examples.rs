@@ -51,18 +51,7 @@ On other machines than this one:
 
 `deploy` starts workers for you; this is for trying things out by hand."
         }
-        "run" => {
-            "Examples:
-  PROGRAM run book.txt                                the first 20 on a terminal, all into a pipe
-  PROGRAM run logs/ *.gz -o counts.tsv                all files below, and some; unpacked if need be
-  PROGRAM run big.txt --top 100 --format json
-  PROGRAM run big.txt --min-count 2 -o counts.csv.gz
-  PROGRAM run big.txt --partitioned counts            a file for each worker
-  zcat big.gz | PROGRAM run -
-  PROGRAM run big.txt --servers 8 --report report.json
-
-Without --workers and --local the deployed workers are used; where there are none, this machine."
-        }
+        "run" => RUN,
         "status" => {
             "Examples:
   PROGRAM status
@@ -91,6 +80,21 @@ an identity of its own for each worker."
     };
     with_name(program, text)
 }
+
+const RUN: &str = "Examples:
+  PROGRAM run book.txt                                the first 20 on a terminal, all into a pipe
+  PROGRAM run logs/ *.gz -o counts.tsv                all files below, and some; unpacked if need be
+  PROGRAM run big.txt --top 100 --format json
+  PROGRAM run big.txt --min-count 2 -o counts.csv.gz
+  PROGRAM run big.txt --partitioned counts            a file for each worker
+  PROGRAM run logs 'archive/*.gz'                     directories, patterns, what is compressed
+  PROGRAM run --job                                   which jobs there are
+  PROGRAM run --job grep --pattern 'err(or)?' logs
+  PROGRAM run --map ./mapper.py --reduce ./reducer.py --ship mapper.py --ship reducer.py big.txt
+  PROGRAM run --on-workers /cal/commoncrawl --readers 8 --job languages
+  PROGRAM run big.txt --servers 8 --report report.json
+
+Without --workers and --local the deployed workers are used; where there are none, this machine.";
 
 fn with_name(program: &str, text: &str) -> String {
     text.replace("PROGRAM", program)

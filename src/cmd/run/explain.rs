@@ -291,7 +291,8 @@ mod tests {
         let (text, advice) = said(&["a", "b", "c"], Workers::Deployed, failed(3));
         assert_eq!(
             text,
-            "job wordcount: 3 workers could not map the split of /book.txt, bytes 2 to 7; the last was b: the job panicked: poison"
+            "job wordcount: 3 workers could not map the split of /book.txt, bytes 2 to 7; the last was b: \
+             the job panicked: poison"
         );
         assert!(advice.unwrap().contains("run --local"));
         let (text, _) = said(&["a", "b", "c"], Workers::Deployed, failed(1));

@@ -7,9 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, ensure};
 use crossbeam_channel::{RecvTimeoutError, bounded};
 
+use crate::edge::input::listed;
 use crate::edge::table::counted;
 use crate::runtime::link::BEAT_INTERVAL;
 use crate::runtime::listing::{ListError, Listing, list};
+use crate::runtime::report::BadInput;
 use crate::runtime::storage::{Listed, Storage};
 use crate::wire::located::{Found, PathBytes, Place};
 use crate::wire::message::{ToWorker, write_message};
@@ -20,17 +22,30 @@ use super::{CommandError, Console, RunOptions};
 /// How long a worker may find nothing. A server may need several tries before it answers.
 const PATIENCE: Duration = Duration::from_secs(150);
 
+/// The inputs that the user named.
+pub(super) struct Parted {
+    /// Those that are read here.
+    pub files: Vec<PathBuf>,
+    /// Those that are read here, of a list.
+    pub listed: Vec<PathBuf>,
+    pub places: Vec<Place>,
+}
+
 /// Parts the inputs that the user named into those that are read here and those that are not.
 ///
 /// # Errors
-/// If an address is no text, or too long, or a path is; or readers are bounded of which there are none.
-pub(super) fn part(options: &RunOptions) -> Result<(Vec<PathBuf>, Vec<Place>), CommandError> {
-    let (here, places) = part_inputs(&options.inputs, &options.on_workers)?;
+/// If a list cannot be read; an address is no text, or too long, or a path is; or readers are bounded of which there
+/// are none.
+pub(super) fn part(options: &RunOptions) -> Result<Parted, CommandError> {
+    let list = options.files_from.as_deref().map(listed).transpose()?.unwrap_or_default();
+    let (files, mut places) = part_inputs(&options.inputs, &options.on_workers)?;
+    let (listed, more) = part_inputs(&list, &[])?;
+    places.extend(more);
     if options.readers.is_some() && places.is_empty() {
         return Err(CommandError::usage(anyhow!("--readers: there is nothing that workers read themselves"))
             .advise("--on-workers names what they do, or an address"));
     }
-    Ok((here, places))
+    Ok(Parted { files, listed, places })
 }
 
 /// Returns the paths that are read here, and as places the addresses and the paths that the workers see.
@@ -66,20 +81,28 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("--on-workers {}", path.display()))
 }
 
+/// What was found, and what is left out of it.
+type Seen = (Vec<Found>, Vec<BadInput>);
+
 /// Finds the files at `places`: as the first of `workers` sees them that can say, or `storage` where there is none. A
 /// worker that cannot is left out. The others see meanwhile that the client lives.
 ///
 /// # Errors
-/// If a place, or a file there, cannot be read, or no worker can say.
+/// If no worker can say, or a place, or a file there, cannot be read, unless that is to be left out.
 pub(super) fn find(
     places: &[Place],
     workers: &mut Vec<Reached>,
     storage: &dyn Storage,
+    skip_bad: bool,
     console: &Console,
-) -> Result<Vec<Found>, CommandError> {
+) -> Result<Seen, CommandError> {
     if places.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Seen::default());
     }
+    let whole = |listing: Listing, worker: Option<&str>| match skip_bad {
+        true => Ok(without_bad(places, listing)),
+        false => whole(listing, worker).map(|found| (found, Vec::new())),
+    };
     if workers.is_empty() {
         let mut listing = Listing::default();
         storage.list(places, &mut |listed| {
@@ -143,6 +166,17 @@ fn whole(listing: Listing, worker: Option<&str>) -> Result<Vec<Found>, CommandEr
         more => format!("; nor can {}", counted(more as u64, "other")),
     };
     Err(CommandError::from(anyhow!("{first}{seen}{more}")))
+}
+
+/// Returns the files, and what cannot be read.
+fn without_bad(places: &[Place], listing: Listing) -> Seen {
+    let bad = |(place, cause): (usize, String)| BadInput {
+        input: places.get(place).map_or_else(String::new, name),
+        offset: 0,
+        bytes: None,
+        cause,
+    };
+    (listing.found, listing.failed.into_iter().map(bad).collect())
 }
 
 fn name(place: &Place) -> String {

@@ -23,9 +23,9 @@ pub(super) type Found = (PathBuf, anyhow::Result<()>);
 /// # Errors
 /// If something is named that cannot be meant, or a list cannot be read. What is just not there is found as an error.
 pub(super) fn find(wanted: &Wanted<'_>) -> anyhow::Result<Vec<Found>> {
-    let from_standard = wanted.list.is_some_and(|list| list.as_os_str() == STANDARD);
     let times = wanted.files.iter().filter(|path| path.as_os_str() == STANDARD).count();
-    ensure!(times + usize::from(from_standard) <= 1, "standard input (-) can be read once only");
+    let times = times + usize::from(wanted.list_was_standard);
+    ensure!(times <= 1, "standard input (-) can be read once only");
     let mut found = Vec::new();
     for path in wanted.files {
         if path.as_os_str() == STANDARD {
@@ -40,10 +40,8 @@ pub(super) fn find(wanted: &Wanted<'_>) -> anyhow::Result<Vec<Found>> {
             _ => take(path, &mut found)?,
         }
     }
-    if let Some(list) = wanted.list {
-        for path in listed(list)? {
-            take(&path, &mut found)?;
-        }
+    for path in wanted.listed {
+        take(path, &mut found)?;
     }
     Ok(found)
 }
@@ -185,12 +183,13 @@ fn entries(directory: &Path) -> anyhow::Result<Vec<OsString>> {
     names.with_context(|| format!("cannot read the directory {}", directory.display()))
 }
 
-/// Returns the paths in a list, one a line; if there is a NUL in it, they are what is between those.
+/// Returns the paths in a list, which is standard input if it is called `-`: one a line; if there is a NUL in it, they
+/// are what is between those.
 ///
 /// # Errors
 /// If it cannot be read, or names nothing.
-fn listed(list: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let (name, read) = match list.as_os_str() == STANDARD {
+pub fn listed(list: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let (name, read) = match is_standard(list) {
         true => {
             let mut text = Vec::new();
             ("standard input".to_owned(), io::stdin().lock().read_to_end(&mut text).map(|_| text))
@@ -203,6 +202,11 @@ fn listed(list: &Path) -> anyhow::Result<Vec<PathBuf>> {
         bail!("the list of files {name} names none");
     }
     Ok(paths)
+}
+
+/// Tells whether `path` stands for standard input.
+pub fn is_standard(path: &Path) -> bool {
+    path.as_os_str() == STANDARD
 }
 
 fn split(text: &[u8]) -> Vec<PathBuf> {
@@ -297,7 +301,8 @@ mod tests {
         let list = base.path().join("list");
         let lines = ["x", "*", "gone"].map(|name| base.path().join(name).display().to_string());
         fs::write(&list, lines.join("\n")).expect("it is writable");
-        let found = find(&Wanted { list: Some(&list), ..Wanted::default() }).expect("it is a list");
+        let of_list = listed(&list).expect("it is a list");
+        let found = find(&Wanted { listed: &of_list, ..Wanted::default() }).expect("they are paths");
         let had: Vec<(&Path, bool)> = found.iter().map(|(path, had)| (path.as_path(), had.is_ok())).collect();
         let expected = [("x/y", true), ("*", true), ("gone", false)];
         assert_eq!(
@@ -308,7 +313,7 @@ mod tests {
                 .map(|(path, had)| (path.as_path(), *had))
         );
         fs::write(&list, "\n").expect("it is writable");
-        let error = find(&Wanted { list: Some(&list), ..Wanted::default() }).expect_err("it is empty");
+        let error = listed(&list).expect_err("it is empty");
         assert!(error.to_string().contains("names none"), "{error}");
     }
 
@@ -317,7 +322,7 @@ mod tests {
         let files = ["-".into(), "-".into()];
         let twice = find(&Wanted { files: &files, ..Wanted::default() }).expect_err("it is named twice");
         assert!(twice.to_string().contains("once only"), "{twice}");
-        let both = Wanted { files: &files[..1], list: Some(Path::new("-")), ..Wanted::default() };
+        let both = Wanted { files: &files[..1], list_was_standard: true, ..Wanted::default() };
         assert!(find(&both).is_err());
     }
 }

@@ -1,5 +1,4 @@
-//! Place: where the commands of a job are executed on one worker: a directory of their own, and a keeper that sees to it
-//! that nothing of them is left.
+//! Place: where the commands of a job are executed on a worker: a directory, and a keeper that leaves nothing of them.
 //!
 //! The keeper is a shell that hears of each process group. When it hears no more, for the worker has ended, however
 //! that came, it kills those that are left and removes the directory. So the kernel may kill a worker at any moment.

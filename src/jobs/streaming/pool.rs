@@ -1,5 +1,4 @@
-//! Pool: processes of the map command that are started before there is something for them, so that nobody waits until
-//! an interpreter has begun.
+//! Pool: processes of the map command, started before there is something for them: an interpreter takes its time.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -1,7 +1,7 @@
 //! Process: one command that is executed: it is fed lines and writes lines, and nobody ever waits for the other.
 //!
-//! One thread serves all its pipes, whichever is ready. A command has ended when its shell has; what it leaves behind is
-//! killed with its group.
+//! One thread serves all its pipes, whichever is ready. A command has ended when its shell has; what it leaves behind
+//! is killed with its group.
 
 use std::ffi::OsStr;
 use std::io::{self, Write};

@@ -51,8 +51,8 @@ impl Shipped {
         &self.name
     }
 
-    /// Returns the bytes of the contents.
-    pub fn len(&self) -> usize {
+    /// Returns the number of bytes of the contents.
+    pub fn bytes(&self) -> usize {
         self.contents.0.len()
     }
 

@@ -53,6 +53,7 @@ pub struct Stage {
 /// What a process holds.
 #[derive(Clone, Copy, Debug)]
 pub struct Held {
+    /// Of its own: how much of the program is in memory depends on what it has been asked to do.
     pub resident_kib: u64,
     pub threads: u64,
     pub files: usize,
@@ -67,7 +68,7 @@ impl Held {
             line.split_whitespace().find_map(|word| word.parse().ok()).expect("a number")
         };
         let files = fs::read_dir(format!("/proc/{pid}/fd")).expect("it is ours").count();
-        Held { resident_kib: figure("VmRSS:"), threads: figure("Threads:"), files }
+        Held { resident_kib: figure("RssAnon:"), threads: figure("Threads:"), files }
     }
 }
 

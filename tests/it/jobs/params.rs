@@ -4,7 +4,11 @@
 
 use mapreduce::Job;
 use mapreduce::check;
-use mapreduce::jobs::word_count::Params;
+use mapreduce::jobs::grep::Grep;
+use mapreduce::jobs::histogram::Histogram;
+use mapreduce::jobs::ngrams::Ngrams;
+use mapreduce::jobs::streaming::Streaming;
+use mapreduce::jobs::word_count::{Params, WordCount};
 
 use super::LIMIT;
 use crate::harness::program::Invocation;
@@ -19,6 +23,18 @@ mod inverted_index;
 #[allow(dead_code, reason = "its `main` is for the example alone")]
 #[path = "../../../examples/languages.rs"]
 mod languages;
+
+/// The jobs of the program, as `src/main.rs` has them.
+pub type Shipped = (
+    WordCount,
+    Grep,
+    Ngrams,
+    Histogram,
+    inverted_index::InvertedIndex,
+    domains::Domains,
+    languages::Languages,
+    Streaming,
+);
 
 #[test]
 fn what_is_wrong_is_said_with_the_name_of_the_job() {
