@@ -106,6 +106,12 @@ pub trait Job: Sized + Send + Sync + 'static {
         0
     }
 
+    /// Tells whether what is folded are counts, so that a least one can be asked for. By what values are, unless
+    /// overridden.
+    fn counts(&self) -> bool {
+        Self::Value::COLUMN == Column::Count
+    }
+
     /// Appends the text form of a key, as all formats show it, to `out`: the key itself, unless overridden.
     #[inline]
     fn render_key(&self, key: &[u8], out: &mut Vec<u8>) {

@@ -17,7 +17,7 @@ use crate::edge::output::{self, Destination, Format, ReportFile};
 use crate::edge::ssh::NewHostKeys;
 use crate::edge::storage::Places;
 use crate::edge::{machine, progress, random, signals, table};
-use crate::job::{Column, Job, Value};
+use crate::job::{Job, Value};
 use crate::logic::coordinator::Readers;
 use crate::logic::ids::JobId;
 use crate::logic::limits::Limits;
@@ -98,7 +98,7 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
     let began = Instant::now();
     let wire_params = serde_json::to_string(&params).context("the job's parameters have no JSON form")?;
     let job = make_job::<J>(params)?;
-    check::<J>(options)?;
+    check(job.as_ref(), options)?;
     machine::raise_open_files();
     let gather::Parted { files, listed, places } = gather::part(options)?;
     let pool = Pool::choose(options, console)?;
@@ -198,19 +198,24 @@ fn tell_bad_inputs(bad: &[BadInput], console: &Console) {
 }
 
 /// Refuses what cannot be meant.
-fn check<J: Job>(options: &RunOptions) -> Result<(), CommandError> {
+fn check<J: Job>(job: &J, options: &RunOptions) -> Result<(), CommandError> {
     if options.worker_timeout < MIN_TIMEOUT {
         let least = MIN_TIMEOUT.as_secs();
         return Err(CommandError::usage(anyhow!(
             "--worker-timeout is at least {least} s: workers beat once a second"
         )));
     }
-    if options.min_count.is_some() && J::Value::COLUMN != Column::Count {
-        let [_, value] = J::COLUMNS;
-        return Err(CommandError::usage(anyhow!(
-            "--min-count: job {} has no counts: {value} is none",
-            J::NAME
-        )));
+    let [_, value] = J::COLUMNS;
+    if options.min_count.is_some() && !job.counts() {
+        let cause = anyhow!("--min-count: what job {} finds ({value}) is no count here", J::NAME);
+        return Err(CommandError::usage(cause));
+    }
+    // What several workers make of a key is combined by the client only.
+    if options.min_count.is_some() && J::REDUCES {
+        return Err(CommandError::usage(anyhow!("--min-count: job {} reduces by itself", J::NAME)));
+    }
+    if matches!(options.destination, Destination::Directory(_)) && J::REDUCES && !J::Value::LINES {
+        return Err(CommandError::usage(anyhow!("--partitioned: job {} reduces by itself", J::NAME)));
     }
     check_output(options)?;
     if let (Destination::File(output), Some(report)) = (&options.destination, &options.report)

@@ -7,6 +7,7 @@ use crate::logic::split::last_cut;
 use crate::wire::encoding::Encoding;
 use crate::wire::frame::MAX_RECORD_BYTES;
 
+use super::buffers::KEPT_BYTES;
 use super::source::Origin;
 
 /// Why a split was not mapped.
@@ -43,14 +44,14 @@ pub(crate) fn map_unpacked<'r>(
     let mut text = origin.encoding.decoder(packed).map_err(|error| failed(0, &error))?;
     let (mut held, mut offset) = (0, origin.offset);
     loop {
-        let room = PIECE_BYTES.max(held);
+        let room = PIECE_BYTES.max(held).min(MAX_RECORD_BYTES + 1 - held);
         if buffer.len() < held + room {
             buffer.resize(held + room, 0);
         }
         let read = fill(text.as_mut(), &mut buffer[held..held + room]);
         let read = read.map_err(|(read, error)| failed(offset + (held + read) as u64, &error))?;
         held += read;
-        let is_last = read < room;
+        let is_last = read < room && held <= MAX_RECORD_BYTES;
         let end = if is_last { Some(held) } else { last_cut(cut, &buffer[..held]) };
         if let Some(end) = end {
             if end > 0 {
@@ -62,6 +63,9 @@ pub(crate) fn map_unpacked<'r>(
             offset += end as u64;
         }
         if is_last {
+            if buffer.capacity() > KEPT_BYTES {
+                *buffer = Vec::new();
+            }
             return Ok(());
         }
         if held > MAX_RECORD_BYTES {

@@ -214,7 +214,8 @@ pub struct Run<P: Args> {
     #[arg(long, value_name = "LIST")]
     pub files_from: Option<PathBuf>,
 
-    /// Files, directories and patterns that the workers read themselves: each sees them at the same path
+    /// Files, directories and patterns that the workers read themselves, up to the next flag: each sees them at the same
+    /// path
     #[arg(long, value_name = "PATH", num_args = 1..)]
     pub on_workers: Vec<PathBuf>,
 
@@ -233,7 +234,7 @@ pub struct Run<P: Args> {
     #[command(flatten)]
     pub params: P,
 
-    /// Write only the first K entries of the result
+    /// Write only the first K entries of the result; of commands, the first K different lines
     #[arg(long, value_name = "K", value_parser = values::count)]
     pub top: Option<usize>,
 

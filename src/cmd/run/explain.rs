@@ -109,6 +109,7 @@ fn advice_for(cause: &str) -> Option<&'static str> {
     match cause {
         _ if lacks_memory(cause) => Some(GIVE_MORE),
         _ if cause.contains("the job panicked") => Some(MEND),
+        _ if cause.contains("clients that prove who they are") => Some(PROVE),
         _ => None,
     }
 }
@@ -128,6 +129,10 @@ const MEND_OR_TAKE_OUT: &str =
 
 /// What helps where a split cannot be read or unpacked.
 const LEAVE_OUT: &str = "mend the file; or `run --skip-bad-input`, which leaves out what cannot be read";
+
+/// What helps where a worker does not know whom it would work for.
+const PROVE: &str =
+    "deploy, or `serve` and `run` with --identity; on a machine of your own, `serve --allow-commands`";
 
 /// What helps where the job fails on what many splits have given.
 const MEND: &str = "mend the job: it would fail on other workers, too; `run --local` fails in the same way";

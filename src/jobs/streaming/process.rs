@@ -205,8 +205,9 @@ impl Process {
         if self.looked.elapsed() >= LOOK_INTERVAL {
             self.looked = Instant::now();
             self.may_hold(take)?;
-            if self.has_exited() && self.exited.is_some_and(|exited| exited.elapsed() >= GRACE) {
-                // Somebody else holds them.
+            let is_silent = !readable && !complains;
+            if is_silent && self.has_exited() && self.exited.is_some_and(|exited| exited.elapsed() >= GRACE) {
+                // All that it wrote has been read, and somebody else holds them.
                 (self.stdin, self.stdout, self.stderr) = (None, None, None);
             }
         }
