@@ -5,11 +5,14 @@ mod pattern;
 mod walk;
 mod web;
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam_channel::{Sender, unbounded};
 
 use crate::runtime::storage::{Listed, Storage};
 use crate::wire::located::{Found, PathBytes, Place};
@@ -57,9 +60,9 @@ impl Storage for Places {
             match place {
                 Place::Url(_) => _ = looking.add(index, Ok(place.clone())),
                 Place::Path(PathBytes(path)) => {
-                    walk::files(Path::new(std::ffi::OsStr::from_bytes(path)), &mut |found| {
-                        let path = found.map(|path| PathBytes(path.into_os_string().into_vec()));
-                        looking.add(index, path.map(Place::Path))
+                    walk::files(Path::new(std::ffi::OsStr::from_bytes(path)), &mut |path, found| {
+                        let path = PathBytes(path.into_os_string().into_vec());
+                        looking.add(index, found.map(|()| Place::Path(path)))
                     });
                 }
             }
@@ -103,13 +106,13 @@ impl Looking<'_> {
         self.goes_on
     }
 
+    /// Looks at the batch, and tells of each file when those before it are told.
     fn look(&mut self) {
         let batch = std::mem::take(&mut self.batch);
         let places = self.places;
-        // Each lock is taken once.
-        let looked: Vec<_> = batch.iter().map(|_| Mutex::new(None)).collect();
         let next = AtomicUsize::new(0);
-        let share = || {
+        let (looked, known) = unbounded();
+        let share = |looked: Sender<(usize, Listed)>| {
             while let Some((at, (index, found))) = {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 batch.get(at).map(|found| (at, found))
@@ -118,21 +121,37 @@ impl Looking<'_> {
                     Ok(file) => Listed::File(*index, file),
                     Err(cause) => Listed::Failed(*index, cause),
                 };
-                *looked[at].lock().unwrap_or_else(PoisonError::into_inner) = Some(listed);
+                if looked.send((at, listed)).is_err() {
+                    return;
+                }
             }
         };
+        let share = &share;
         std::thread::scope(|scope| {
-            for _ in 1..THREADS.min(batch.len()) {
-                // One that cannot be started is done without.
-                let _ = std::thread::Builder::new().name("mr:list".into()).spawn_scoped(scope, share);
+            let start = |looked: Sender<(usize, Listed)>| {
+                let thread = std::thread::Builder::new().name("mr:list".into());
+                thread.spawn_scoped(scope, move || share(looked)).is_ok()
+            };
+            // One that cannot be started is done without.
+            let started = (0..THREADS.min(batch.len())).filter(|_| start(looked.clone())).count();
+            match started {
+                0 => share(looked),
+                _ => drop(looked),
             }
-            share();
+            let mut waiting = BTreeMap::new();
+            let mut due = 0;
+            for (at, listed) in known {
+                waiting.insert(at, listed);
+                while let Some(listed) = waiting.remove(&due) {
+                    due += 1;
+                    self.goes_on = self.goes_on && (self.tell)(listed);
+                }
+                if !self.goes_on {
+                    // Nobody needs the rest: the threads find that nobody listens.
+                    break;
+                }
+            }
         });
-        for listed in looked {
-            if let Some(listed) = listed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-                self.goes_on = self.goes_on && (self.tell)(listed);
-            }
-        }
     }
 }
 
@@ -169,6 +188,19 @@ mod tests {
         }
         assert!(matches!(&all[300], Listed::Failed(1, cause) if cause.contains("nothing: No such file")));
         assert!(matches!(&all[301], Listed::File(2, _)));
+    }
+
+    #[test]
+    fn where_there_is_no_file_that_is_told() {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::create_dir(dir.path().join("sub")).expect("it is writable");
+        let all = list(&[dir.path(), &dir.path().join("**")]);
+        let causes = ["there is no file in ", "nothing matches "];
+        assert_eq!(all.len(), causes.len());
+        for (index, (listed, start)) in all.iter().zip(causes).enumerate() {
+            let Listed::Failed(at, cause) = listed else { panic!("{listed:?}") };
+            assert!(*at as usize == index && cause.starts_with(start), "{listed:?}");
+        }
     }
 
     #[test]

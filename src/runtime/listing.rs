@@ -25,6 +25,9 @@ pub enum ListError {
     Refused(String),
     #[error("nothing was found for {} s", .0.as_secs())]
     Stuck(Duration),
+    /// More than a run takes, whoever lists them.
+    #[error("there are more than {MAX_FOUND} files")]
+    TooMany,
     #[error(transparent)]
     Broken(#[from] FrameError),
 }
@@ -101,8 +104,8 @@ fn take(
     if places.into_iter().any(|index| index as usize >= n) {
         return Err(malformed("lists what it was not asked for"));
     }
-    if listing.found.len() + listing.failed.len() + found.len() + failed.len() > MAX_FOUND + n {
-        return Err(malformed("lists too many files"));
+    if listing.found.len() + listing.failed.len() + found.len() + failed.len() > MAX_FOUND {
+        return Err(ListError::TooMany);
     }
     for (_, file) in found {
         file.check()?;

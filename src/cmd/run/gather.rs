@@ -13,7 +13,7 @@ use crate::runtime::link::BEAT_INTERVAL;
 use crate::runtime::listing::{ListError, Listing, list};
 use crate::runtime::report::BadInput;
 use crate::runtime::storage::{Listed, Storage};
-use crate::wire::located::{Found, PathBytes, Place};
+use crate::wire::located::{Found, MAX_FOUND, PathBytes, Place};
 use crate::wire::message::{ToWorker, write_message};
 
 use super::pool::Reached;
@@ -110,8 +110,11 @@ pub(super) fn find(
                 Listed::File(_, found) => listing.found.push(found),
                 Listed::Failed(index, cause) => listing.failed.push((index as usize, cause)),
             }
-            true
+            listing.found.len() + listing.failed.len() <= MAX_FOUND
         });
+        if listing.found.len() + listing.failed.len() > MAX_FOUND {
+            return Err(too_many(ListError::TooMany));
+        }
         return whole(listing, None);
     }
     loop {
@@ -124,6 +127,8 @@ pub(super) fn find(
                         "deploy, or `serve` and `run` with --identity: then each knows who the other is",
                     ));
             }
+            // The others would find as many.
+            Err(error @ ListError::TooMany) => return Err(too_many(error)),
             Err(error) => {
                 let name = workers.remove(0).name;
                 let error = anyhow!(error).context("it cannot say which files there are");
@@ -134,6 +139,10 @@ pub(super) fn find(
             }
         }
     }
+}
+
+fn too_many(error: ListError) -> CommandError {
+    CommandError::from(anyhow!(error)).advise("name a part of them, or put many into one")
 }
 
 /// Asks the first worker, and tells the others now and then that they are not forgotten.

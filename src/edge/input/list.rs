@@ -37,11 +37,11 @@ pub(super) fn find(wanted: &Wanted<'_>) -> anyhow::Result<Vec<Found>> {
                 Some(pattern) => expand(pattern, &mut found)?,
                 None => found.push((path.clone(), Err(cannot_open(path, error)))),
             },
-            _ => take(path, &mut found)?,
+            _ => take(path, &mut found),
         }
     }
     for path in wanted.listed {
-        take(path, &mut found)?;
+        take(path, &mut found);
     }
     Ok(found)
 }
@@ -50,19 +50,30 @@ pub(super) fn cannot_open(path: &Path, error: io::Error) -> anyhow::Error {
     anyhow::Error::from(error).context(format!("cannot open {}", path.display()))
 }
 
-/// Takes what is at `path`: all that is below it if that is a directory.
-fn take(path: &Path, found: &mut Vec<Found>) -> anyhow::Result<()> {
+fn cannot_read(directory: &Path, error: io::Error) -> anyhow::Error {
+    anyhow::Error::from(error).context(format!("cannot read the directory {}", directory.display()))
+}
+
+/// Takes what is at `path`: all that is below it if that is a directory; or that there is nothing.
+fn take(path: &Path, found: &mut Vec<Found>) {
+    let before = found.len();
+    take_any(path, found);
+    if found.len() == before {
+        found.push((path.to_owned(), Err(anyhow!("there is no file in {}", path.display()))));
+    }
+}
+
+/// Takes what is at `path`, which is nothing if it is an empty directory.
+fn take_any(path: &Path, found: &mut Vec<Found>) {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => {
             let before = found.len();
             below(path, found);
-            ensure!(found.len() > before, "there is no file in {}", path.display());
             found[before..].sort_by(|(one, _), (other, _)| bytes(one).cmp(bytes(other)));
         }
         Ok(_) => found.push((path.to_owned(), Ok(()))),
         Err(error) => found.push((path.to_owned(), Err(cannot_open(path, error)))),
     }
-    Ok(())
 }
 
 fn bytes(path: &Path) -> &[u8] {
@@ -87,8 +98,7 @@ fn below(directory: &Path, found: &mut Vec<Found>) {
             Ok(())
         });
         if let Err(error) = listed {
-            let cause = anyhow::Error::from(error);
-            let cause = cause.context(format!("cannot read the directory {}", directory.display()));
+            let cause = cannot_read(&directory, error);
             found.push((directory, Err(cause)));
         }
     }
@@ -103,36 +113,38 @@ fn has_wildcard(text: &str) -> bool {
     text.contains(['*', '?', '['])
 }
 
-/// Finds what `pattern` matches, as a shell does.
+/// Finds what `pattern` matches, as a shell does; that nothing does, or a directory cannot be read, is found as an error.
 ///
 /// # Errors
-/// If nothing does, or a directory cannot be read.
+/// If it is no pattern.
 fn expand(pattern: &str, found: &mut Vec<Found>) -> anyhow::Result<()> {
     let root = if pattern.starts_with('/') { "/" } else { "" };
     let parts: Vec<&str> = pattern.split('/').filter(|part| !part.is_empty()).collect();
     let mut matching = vec![PathBuf::from(root)];
+    let mut matched = Vec::new();
     for (at, part) in parts.iter().enumerate() {
         let is_last = at + 1 == parts.len();
         let mut next = Vec::new();
         for base in matching {
             match *part {
                 // What is below the last directories belongs to them.
-                "**" if is_last => next.push(base),
-                "**" => directories_below(&base, &mut next)?,
-                part if has_wildcard(part) => matches_in(&base, pattern, part, &mut next)?,
+                "**" if is_last => next.push(here(&base).to_owned()),
+                "**" => directories_below(&base, &mut next, &mut matched),
+                part if has_wildcard(part) => matches_in(&base, pattern, part, &mut next, &mut matched)?,
                 part => next.push(base.join(part)),
             }
         }
         next.retain(|path| if is_last { fs::symlink_metadata(path).is_ok() } else { here(path).is_dir() });
         matching = next;
     }
-    ensure!(!matching.is_empty(), "nothing matches {pattern}");
-    let mut matched = Vec::new();
+    let but = if matching.is_empty() { "" } else { " but empty directories" };
     for path in matching {
         // An empty directory is what other matches make up for.
-        let _ = take(&path, &mut matched);
+        take_any(&path, &mut matched);
     }
-    ensure!(!matched.is_empty(), "nothing matches {pattern} but empty directories");
+    if matched.is_empty() {
+        matched.push((PathBuf::from(pattern), Err(anyhow!("nothing matches {pattern}{but}"))));
+    }
     // A directory may match, and what is in it, too.
     matched.sort_by(|(one, _), (other, _)| bytes(one).cmp(bytes(other)));
     matched.dedup_by(|(one, _), (other, _)| one == other);
@@ -147,11 +159,17 @@ fn here(base: &Path) -> &Path {
 
 /// Finds the entries of `base` that one part of a pattern matches. Hidden ones must be meant expressly. Names that are
 /// not UTF-8 match as if what is wrong in them were other characters.
-fn matches_in(base: &Path, whole: &str, part: &str, next: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+fn matches_in(
+    base: &Path,
+    whole: &str,
+    part: &str,
+    next: &mut Vec<PathBuf>,
+    failed: &mut Vec<Found>,
+) -> anyhow::Result<()> {
     let pattern = Pattern::new(part)
         .map_err(|error| anyhow!("there is no file {whole}, and it is no pattern: {}", error.msg))?;
     let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::new() };
-    for entry in entries(base)? {
+    for entry in entries(base, failed) {
         if pattern.matches_with(&entry.to_string_lossy(), options) {
             next.push(base.join(entry));
         }
@@ -160,10 +178,10 @@ fn matches_in(base: &Path, whole: &str, part: &str, next: &mut Vec<PathBuf>) -> 
 }
 
 /// Finds `base` and all directories below it that are not hidden; links are not followed.
-fn directories_below(base: &Path, next: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+fn directories_below(base: &Path, next: &mut Vec<PathBuf>, failed: &mut Vec<Found>) {
     let mut open = vec![base.to_owned()];
     while let Some(directory) = open.pop() {
-        for entry in entries(&directory)? {
+        for entry in entries(&directory, failed) {
             let path = directory.join(&entry);
             let is_hidden = entry.as_bytes().starts_with(b".");
             if !is_hidden && fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
@@ -172,15 +190,18 @@ fn directories_below(base: &Path, next: &mut Vec<PathBuf>) -> anyhow::Result<()>
         }
         next.push(directory);
     }
-    Ok(())
 }
 
-fn entries(directory: &Path) -> anyhow::Result<Vec<OsString>> {
+/// Returns the names in a directory: none, and that it `failed`, if it cannot be read.
+fn entries(directory: &Path, failed: &mut Vec<Found>) -> Vec<OsString> {
     let directory = here(directory);
     let names = fs::read_dir(directory).and_then(|entries| {
         entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<Vec<_>>>()
     });
-    names.with_context(|| format!("cannot read the directory {}", directory.display()))
+    names.unwrap_or_else(|error| {
+        failed.push((directory.to_owned(), Err(cannot_read(directory, error))));
+        Vec::new()
+    })
 }
 
 /// Returns the paths in a list, which is standard input if it is called `-`: one a line; if there is a NUL in it, they
@@ -286,6 +307,28 @@ mod tests {
             let error = format!("{:#}", found(base.path(), &[name]).expect_err(name));
             assert!(error.contains(what) && error.contains(name), "{name}: {error}");
         }
+    }
+
+    #[test]
+    fn what_is_not_there_hides_nothing_else() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let base = directory(&[b"a", b"d/x", b"d/locked/y"]);
+        fs::create_dir(base.path().join("empty")).expect("it is writable");
+        let locked = base.path().join("d/locked");
+        fs::set_permissions(&locked, fs::Permissions::from_mode(0)).expect("it is ours");
+        let is_locked = fs::read_dir(&locked).is_err();
+        let names = ["*.csv", "empty", "a", "d/**/x"].map(|name| base.path().join(name));
+        let found = find(&Wanted { files: &names, ..Wanted::default() });
+        fs::set_permissions(&locked, fs::Permissions::from_mode(0o700)).expect("it is ours");
+        let found = found.expect("what is there is found");
+        let had = found.iter().map(|(path, had)| (path.clone(), had.is_ok()));
+        let mut expected = vec![("*.csv", false), ("empty", false), ("a", true)];
+        // Whoever may do anything reads that, too.
+        expected.extend(is_locked.then_some(("d/locked", false)));
+        expected.push(("d/x", true));
+        let expected = expected.into_iter().map(|(name, had)| (base.path().join(name), had));
+        assert_eq!(had.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Walk: the files that a path means: itself, those below a directory, or what matches a pattern.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -7,87 +8,123 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::pattern::{is_pattern, matches};
+use crate::wire::located::MAX_FOUND;
 
-/// Takes each file, or why some are not known; `false` if it wants no more.
-type Each<'e> = &'e mut dyn FnMut(Result<PathBuf, String>) -> bool;
+/// Takes each file, or a path with why what it means is not known; `false` if it wants no more.
+type Each<'e> = &'e mut dyn FnMut(PathBuf, Result<(), String>) -> bool;
 
-/// Finds the files that `path` means, in the order of their names. Below a directory, links are not followed. What is
-/// there under the very name is meant before what a pattern means; `**` is any number of directories.
+/// Finds the files that `path` means, in the order of their names, each once; or why there is none. Below a directory,
+/// links are not followed. What is there under the very name is meant before what a pattern means; `**` is any number
+/// of directories. A directory that cannot be read does not hide what is in others.
 pub(super) fn files(path: &Path, each: Each<'_>) {
-    if !is_pattern(path.as_os_str().as_bytes()) || path.symlink_metadata().is_ok() {
-        below(path, each);
+    if is_pattern(path.as_os_str().as_bytes()) && path.symlink_metadata().is_err() {
+        matching(path, each);
         return;
     }
+    let mut is_empty = true;
+    below(path, &mut |path, found| {
+        is_empty = false;
+        each(path, found)
+    });
+    if is_empty {
+        each(path.to_owned(), Err(format!("there is no file in {}", path.display())));
+    }
+}
+
+/// Finds what matches the pattern `path`.
+fn matching(path: &Path, each: Each<'_>) {
     let components: Vec<&OsStr> = path.components().map(Component::as_os_str).collect();
-    let mut found = Vec::new();
-    if let Err(cause) = expand(PathBuf::new(), &components, &mut found) {
-        each(Err(cause));
+    let mut matched = Vec::new();
+    // Several ways may lead to the same file: a directory may match, and what is in it, too.
+    let mut files = BTreeMap::new();
+    expand(PathBuf::new(), &components, &mut matched, &mut files);
+    matched.sort();
+    matched.dedup();
+    if files.is_empty() && matched.is_empty() {
+        each(path.to_owned(), Err(format!("nothing matches {}", path.display())));
         return;
     }
-    // Two ways may lead to the same file.
-    found.sort();
-    found.dedup();
-    if found.is_empty() {
-        each(Err(format!("nothing matches {}", path.display())));
+    for found in matched {
+        // Where something below is known, a directory above has been walked, as those go first.
+        if files.range(found.clone()..).next().is_some_and(|(known, _)| known.starts_with(&found)) {
+            continue;
+        }
+        let goes_on = below(&found, &mut |path, found| {
+            files.insert(path, found);
+            files.len() <= MAX_FOUND
+        });
+        if !goes_on {
+            break;
+        }
     }
-    for path in found {
-        if !below(&path, each) {
+    if files.is_empty() {
+        each(path.to_owned(), Err(format!("nothing matches {} but empty directories", path.display())));
+    }
+    for (path, found) in files {
+        if !each(path, found) {
             return;
         }
     }
 }
 
-/// Finds what there is that `components` mean below `base`.
-fn expand(base: PathBuf, components: &[&OsStr], found: &mut Vec<PathBuf>) -> Result<(), String> {
+/// Finds what there is that `components` mean below `base`, and the directories that cannot be read.
+fn expand(base: PathBuf, components: &[&OsStr], matched: &mut Vec<PathBuf>, failed: &mut Failed) {
     let Some((first, rest)) = components.split_first() else {
-        found.push(base);
-        return Ok(());
+        matched.push(base);
+        return;
     };
     let literal = base.join(first);
-    if !is_pattern(first.as_bytes()) || literal.symlink_metadata().is_ok() {
-        return match literal.symlink_metadata() {
-            Ok(_) => expand(literal, rest, found),
-            Err(_) => Ok(()),
-        };
+    let is_there = literal.symlink_metadata().is_ok();
+    if is_there || !is_pattern(first.as_bytes()) {
+        if is_there {
+            expand(literal, rest, matched, failed);
+        }
+        return;
     }
     let is_any = *first == "**";
     if is_any {
-        expand(base.clone(), rest, found)?;
+        expand(base.clone(), rest, matched, failed);
     }
-    for entry in entries(&base)? {
+    let entries = entries(&base).unwrap_or_else(|cause| {
+        failed.insert(base.clone(), Err(cause));
+        Vec::new()
+    });
+    for entry in entries {
         let path = base.join(&entry.name);
         let is_hidden = entry.name.as_bytes().starts_with(b".");
         if is_any && entry.is_directory && !is_hidden {
-            expand(path, components, found)?;
+            expand(path, components, matched, failed);
         } else if !is_any && matches(first.as_bytes(), entry.name.as_bytes()) {
             // A link to a directory is one, where it is named.
             if rest.is_empty() || path.is_dir() {
-                expand(path, rest, found)?;
+                expand(path, rest, matched, failed);
             }
         }
     }
-    Ok(())
 }
+
+/// What cannot be read, and why.
+type Failed = BTreeMap<PathBuf, Result<(), String>>;
 
 /// Finds `path`, or the files below it if it is a directory. `false` if no more are wanted.
 fn below(path: &Path, each: Each<'_>) -> bool {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => walk(path, each),
-        Ok(_) => each(Ok(path.to_owned())),
-        Err(error) => each(Err(format!("cannot read {}: {error}", path.display()))),
+        Ok(_) => each(path.to_owned(), Ok(())),
+        Err(error) => each(path.to_owned(), Err(format!("cannot read {}: {error}", path.display()))),
     }
 }
 
 fn walk(directory: &Path, each: Each<'_>) -> bool {
     let entries = match entries(directory) {
         Ok(entries) => entries,
-        Err(cause) => return each(Err(cause)),
+        Err(cause) => return each(directory.to_owned(), Err(cause)),
     };
     entries.into_iter().all(|entry| {
         let path = directory.join(&entry.name);
         match (entry.is_directory, entry.is_file) {
             (true, _) => walk(&path, each),
-            (false, true) => each(Ok(path)),
+            (false, true) => each(path, Ok(())),
             (false, false) => true,
         }
     })
@@ -121,7 +158,7 @@ fn entries(directory: &Path) -> Result<Vec<Entry>, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -143,9 +180,9 @@ mod tests {
 
     fn found(dir: &Path, path: &str) -> Vec<String> {
         let mut all = Vec::new();
-        files(&dir.join(path), &mut |found| {
+        files(&dir.join(path), &mut |path, found| {
             all.push(match found {
-                Ok(path) => path.strip_prefix(dir).expect("it is below").display().to_string(),
+                Ok(()) => path.strip_prefix(dir).expect("it is below").display().to_string(),
                 Err(cause) => cause.replace(&format!("{}/", dir.display()), ""),
             });
             true
@@ -161,7 +198,7 @@ mod tests {
         assert_eq!(found(dir.path(), "a/b/../2.txt"), ["a/b/../2.txt"]);
         assert_eq!(found(dir.path(), "way"), ["way/c/y.txt", "way/x"], "one that is named is followed");
         assert_eq!(found(dir.path(), "a/link"), ["a/link"]);
-        assert_eq!(found(dir.path(), "empty"), [""; 0]);
+        assert_eq!(found(dir.path(), "empty"), ["there is no file in empty"]);
         assert_eq!(found(dir.path(), "no"), ["cannot read no: No such file or directory (os error 2)"]);
     }
 
@@ -184,13 +221,53 @@ mod tests {
         }
         assert_eq!(found(dir.path(), "*.csv"), ["nothing matches *.csv"]);
         assert_eq!(found(dir.path(), "z/*"), ["nothing matches z/*"]);
+        for pattern in ["empty*", "empty/**"] {
+            assert_eq!(
+                found(dir.path(), pattern),
+                [format!("nothing matches {pattern} but empty directories")]
+            );
+        }
+    }
+
+    #[test]
+    fn a_file_is_found_once_though_directories_above_it_match() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for file in ["d/x", "d/sub/y", "d/sub/sub2/z", "d/sub.txt", "d/.h/w"] {
+            let path = dir.path().join(file);
+            fs::create_dir_all(path.parent().expect("it is below")).expect("it is writable");
+            fs::write(path, "").expect("it is writable");
+        }
+        let shown = ["d/sub/sub2/z", "d/sub/y", "d/sub.txt", "d/x"];
+        let all = [&["d/.h/w"][..], &shown].concat();
+        for pattern in ["d/**", "**", "**/**", "**/d"] {
+            assert_eq!(found(dir.path(), pattern), all, "{pattern}");
+        }
+        for pattern in ["d/**/*", "d/*"] {
+            assert_eq!(found(dir.path(), pattern), shown, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_read_hides_no_other() {
+        let dir = tree();
+        let locked = dir.path().join("a/b/c");
+        fs::set_permissions(&locked, fs::Permissions::from_mode(0)).expect("it is ours");
+        // Whoever may do anything reads it all the same.
+        if fs::read_dir(&locked).is_err() {
+            let cause = "cannot read a/b/c: Permission denied (os error 13)";
+            assert_eq!(found(dir.path(), "a/b"), [cause, "a/b/x"]);
+            assert_eq!(found(dir.path(), "a/b/**"), [cause, "a/b/x"]);
+            assert_eq!(found(dir.path(), "a/b/*/y*"), [cause]);
+            assert_eq!(found(dir.path(), "a/**/x"), [cause, "a/b/x"]);
+        }
+        fs::set_permissions(&locked, fs::Permissions::from_mode(0o700)).expect("it is ours");
     }
 
     #[test]
     fn a_walk_ends_where_no_more_is_wanted() {
         let dir = tree();
         let mut told = 0;
-        files(dir.path(), &mut |_| {
+        files(dir.path(), &mut |_, _| {
             told += 1;
             told < 2
         });
