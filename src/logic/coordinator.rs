@@ -52,6 +52,8 @@ pub struct WorkerProgress {
     delivered: bool,
     /// Executions of different splits that failed here.
     failures: u32,
+    /// Different splits that could not be read here, and that others have mapped.
+    unreadable: u32,
     last_heard: Duration,
     pace: Pace,
 }
@@ -109,6 +111,7 @@ impl Coordinator {
             member: false,
             delivered: false,
             failures: 0,
+            unreadable: 0,
             last_heard: now,
             pace: Pace::default(),
         };

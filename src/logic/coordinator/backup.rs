@@ -11,7 +11,8 @@ use super::{
 use crate::logic::ids::{SplitId, WorkerId};
 use crate::logic::split::Split;
 
-/// Workers on which a split may fail before the job does: not the workers are to blame then.
+/// Workers on which a split may fail before the job does: not the workers are to blame then. One that could not be
+/// read is tried on all before it is left out: the others may just lack what they read it from.
 const MOST_FAILURES_OF_SPLIT: usize = 3;
 
 /// Splits that may fail on a worker before it is out: not the splits are to blame then.
@@ -148,6 +149,24 @@ impl Coordinator {
             commands.push(Command::Commit { worker, split });
         }
         self.discard_others(split, commands);
+        self.blame(split, now, commands);
+    }
+
+    /// Counts against those who could not read `split` that somebody has mapped it. Who lacks several, and has mapped
+    /// nothing, is of no use: it fails at once, and thus gets one after the other. What another has mapped may be what
+    /// it alone can read.
+    fn blame(&mut self, split: SplitId, now: Duration, commands: &mut Vec<Command>) {
+        let entry = self.ledger.get_mut(split);
+        let blamed = entry.map(|entry| std::mem::take(&mut entry.unreadable_on)).unwrap_or_default();
+        for worker in blamed {
+            let progress = self.progress(worker);
+            progress.unreadable += 1;
+            let missed = progress.unreadable;
+            if missed >= MOST_FAILURES_OF_WORKER && progress.splits_mapped == 0 {
+                let cause = format!("it could not read {missed} splits that others could");
+                self.lose(worker, cause, None, now, commands);
+            }
+        }
     }
 
     /// Discards whatever executions of `split` are in flight.
@@ -258,15 +277,16 @@ impl Coordinator {
         if execution.discarded && execution.provisional {
             return;
         }
+        // That what is bad cannot be read says nothing of the worker.
+        let is_expected = unreadable && self.config.skip_bad_input;
         if let Some(entry) = self.ledger.get_mut(split)
             && !entry.failed_on.contains(&worker)
         {
             entry.failed_on.push(worker);
-            entry.unreadable |= unreadable;
+            entry.unreadable_on.extend(is_expected.then_some(worker));
+            entry.faults += usize::from(!is_expected);
         }
         self.ledger.give_up(split);
-        // That what is bad cannot be read says nothing of the worker.
-        let is_expected = unreadable && self.config.skip_bad_input;
         let progress = self.progress(worker);
         progress.failures += u32::from(!is_expected);
         let failures = progress.failures;
@@ -278,9 +298,9 @@ impl Coordinator {
             .standing(|standing| standing != Standing::Lost)
             .into_iter()
             .any(|other| self.ledger.get(split).is_some_and(|entry| !entry.failed_on.contains(&other)));
-        let is_unreadable = entry.is_some_and(|entry| entry.unreadable);
-        if !goes_on && (failed_on >= MOST_FAILURES_OF_SPLIT || !others) {
-            if is_unreadable && self.config.skip_bad_input {
+        let faults = entry.map_or(0, |entry| entry.faults);
+        if !goes_on && (faults >= MOST_FAILURES_OF_SPLIT || !others) {
+            if is_expected && faults == 0 {
                 return self.skip(execution.split, cause);
             }
             let (split, workers) = (execution.split, failed_on);

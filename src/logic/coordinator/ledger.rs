@@ -34,8 +34,11 @@ pub(super) struct Entry {
     pub was_sent: bool,
     /// Workers on which an execution failed.
     pub failed_on: Vec<WorkerId>,
-    /// Whether it was because the text could not be had, on any of them.
-    pub unreadable: bool,
+    /// Those of them that could not have a text that is to be left out if it is bad: while nobody has mapped it, it
+    /// is not known whether the text is to blame.
+    pub unreadable_on: Vec<WorkerId>,
+    /// Failures on the others: these no bad text explains.
+    pub faults: usize,
     /// Whether the client could not read it: then who has it is its last hope.
     pub unread: bool,
     /// Whether it is left out: nobody can read it.
@@ -52,7 +55,8 @@ impl Ledger {
             executions: 0,
             was_sent: false,
             failed_on: Vec::new(),
-            unreadable: false,
+            unreadable_on: Vec::new(),
+            faults: 0,
             unread: false,
             skipped: false,
         };

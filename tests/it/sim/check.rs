@@ -141,7 +141,9 @@ fn check_failure(world: &World, failure: &Failure) -> Result<(), Violation> {
             let all_fail = left.clone().all(|(index, _)| injuries.failing.contains(&WorkerId(index as u32)));
             let is_poisoned = world.plan.is_poisoned(split);
             let enough = *failed_on >= 3 || left.count() <= *failed_on;
-            let is_unreadable = world.plan.is_unreadable(split) && !world.plan.skips;
+            // What fails for another reason somewhere is not left out.
+            let is_left_out = world.plan.skips && injuries.failing.is_empty();
+            let is_unreadable = world.plan.is_unreadable(split) && !is_left_out;
             let is_poisoned = is_poisoned || is_unreadable;
             (is_poisoned || (injuries.failing.contains(worker) && (*failed_on >= 3 || all_fail))) && enough
         }

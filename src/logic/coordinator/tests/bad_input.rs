@@ -80,20 +80,88 @@ fn what_was_left_out_stays_so_when_a_worker_is_lost() {
 }
 
 #[test]
-fn a_split_is_tried_on_three_workers_before_it_is_left_out() {
-    let mut game = game(4, true);
+fn a_split_is_tried_on_all_workers_before_it_is_left_out() {
+    let mut game = game(5, true);
     game.cut(1);
-    for tried in 0..3 {
+    for tried in 0..5 {
         assert!(skipped(&game).is_empty());
         let sent = game.executions();
         assert_eq!(sent.len(), 1, "tried {tried} times");
-        let (worker, split, _) = sent[0];
-        // That one of them failed for another reason makes it no better.
-        failed(&mut game, worker, split, tried != 2);
+        failed(&mut game, sent[0].0, sent[0].1, true);
     }
     assert_eq!(skipped(&game), [0]);
     game.reach(Phase::Merge, 1);
     game.finish();
+}
+
+#[test]
+fn a_split_that_failed_for_another_reason_is_not_left_out() {
+    for other in 0..3 {
+        let mut game = game(3, true);
+        game.cut(1);
+        for tried in 0..3 {
+            let sent = game.executions();
+            failed(&mut game, sent[0].0, sent[0].1, tried != other);
+        }
+        assert!(skipped(&game).is_empty());
+        assert!(matches!(game.failure(), Failure::ExecutionFailed { workers: 3, .. }));
+    }
+    // Three failures of the job are enough.
+    let mut game = game(5, true);
+    game.cut(1);
+    for tried in 0..4 {
+        let sent = game.executions();
+        failed(&mut game, sent[0].0, sent[0].1, tried == 0);
+    }
+    assert!(matches!(game.failure(), Failure::ExecutionFailed { workers: 4, .. }));
+}
+
+/// Has all splits below `n` mapped by those who can read them; returns how many executions failed.
+fn map_but_blind(game: &mut Game, n: u64, can_read: impl Fn(WorkerId, SplitId) -> bool) -> usize {
+    let mut n_failed = 0;
+    loop {
+        game.cut(n);
+        let sent = game.executions();
+        if sent.is_empty() {
+            return n_failed;
+        }
+        for (worker, split, _) in sent {
+            // One that was lost meanwhile is not heard.
+            match can_read(worker, split) {
+                true => game.mapped(worker.0, split.0),
+                false => failed(game, worker, split, true),
+            }
+            n_failed += usize::from(!can_read(worker, split));
+        }
+    }
+}
+
+#[test]
+fn workers_that_can_read_nothing_are_taken_out_and_nothing_is_left_out() {
+    let mut game = game(5, true);
+    let n_failed = map_but_blind(&mut game, 60, |worker, _| worker.0 >= 3);
+    assert_eq!((skipped(&game), game.coordinator.phase()), (vec![], Phase::Shuffle));
+    let mut lost = game.lost();
+    lost.sort_unstable();
+    assert_eq!(lost, [WorkerId(0), WorkerId(1), WorkerId(2)]);
+    let causes: Vec<_> = game.coordinator.losses().iter().map(|loss| loss.cause.as_str()).collect();
+    assert!(
+        causes.iter().all(|cause| *cause == "it could not read 3 splits that others could"),
+        "{causes:?}"
+    );
+    assert!(n_failed < 60, "{n_failed} executions failed");
+    assert_eq!(game.coordinator.totals().mapped_bytes, 6000);
+    game.reach(Phase::Merge, 60);
+    game.finish();
+}
+
+/// Who lacks something may be the only one to have something else.
+#[test]
+fn a_worker_that_maps_what_others_cannot_read_stays() {
+    let mut game = game(2, true);
+    map_but_blind(&mut game, 40, |worker, split| split.0 % 2 == u64::from(worker.0));
+    assert_eq!((skipped(&game), game.lost()), (vec![], vec![]));
+    assert_eq!(game.coordinator.phase(), Phase::Shuffle);
 }
 
 #[test]
