@@ -316,7 +316,7 @@ mod tests {
         let base = directory(&[b"a", b"d/x", b"d/locked/y"]);
         fs::create_dir(base.path().join("empty")).expect("it is writable");
         let locked = base.path().join("d/locked");
-        fs::set_permissions(&locked, fs::Permissions::from_mode(0)).expect("it is ours");
+        fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).expect("it is ours");
         let is_locked = fs::read_dir(&locked).is_err();
         let names = ["*.csv", "empty", "a", "d/**/x"].map(|name| base.path().join(name));
         let found = find(&Wanted { files: &names, ..Wanted::default() });

@@ -251,7 +251,7 @@ mod tests {
     fn a_directory_that_cannot_be_read_hides_no_other() {
         let dir = tree();
         let locked = dir.path().join("a/b/c");
-        fs::set_permissions(&locked, fs::Permissions::from_mode(0)).expect("it is ours");
+        fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).expect("it is ours");
         // Whoever may do anything reads it all the same.
         if fs::read_dir(&locked).is_err() {
             let cause = "cannot read a/b/c: Permission denied (os error 13)";
