@@ -35,15 +35,16 @@ pub(super) fn files(path: &Path, each: Each<'_>) {
 fn matching(path: &Path, each: Each<'_>) {
     let components: Vec<&OsStr> = path.components().map(Component::as_os_str).collect();
     let mut matched = Vec::new();
-    // Several ways may lead to the same file: a directory may match, and what is in it, too.
-    let mut files = BTreeMap::new();
-    expand(PathBuf::new(), &components, &mut matched, &mut files);
+    let mut failed = Known::new();
+    expand(PathBuf::new(), &components, &mut matched, &mut failed);
     matched.sort();
     matched.dedup();
-    if files.is_empty() && matched.is_empty() {
+    if failed.is_empty() && matched.is_empty() {
         each(path.to_owned(), Err(format!("nothing matches {}", path.display())));
         return;
     }
+    // Several ways may lead to the same file: a directory may match, and what is in it, too.
+    let mut files = Known::new();
     for found in matched {
         // Where something below is known, a directory above has been walked, as those go first.
         if files.range(found.clone()..).next().is_some_and(|(known, _)| known.starts_with(&found)) {
@@ -57,6 +58,7 @@ fn matching(path: &Path, each: Each<'_>) {
             break;
         }
     }
+    files.append(&mut failed);
     if files.is_empty() {
         each(path.to_owned(), Err(format!("nothing matches {} but empty directories", path.display())));
     }
@@ -68,7 +70,7 @@ fn matching(path: &Path, each: Each<'_>) {
 }
 
 /// Finds what there is that `components` mean below `base`, and the directories that cannot be read.
-fn expand(base: PathBuf, components: &[&OsStr], matched: &mut Vec<PathBuf>, failed: &mut Failed) {
+fn expand(base: PathBuf, components: &[&OsStr], matched: &mut Vec<PathBuf>, failed: &mut Known) {
     let Some((first, rest)) = components.split_first() else {
         matched.push(base);
         return;
@@ -103,8 +105,8 @@ fn expand(base: PathBuf, components: &[&OsStr], matched: &mut Vec<PathBuf>, fail
     }
 }
 
-/// What cannot be read, and why.
-type Failed = BTreeMap<PathBuf, Result<(), String>>;
+/// What was found, and why it cannot be read if it cannot.
+type Known = BTreeMap<PathBuf, Result<(), String>>;
 
 /// Finds `path`, or the files below it if it is a directory. `false` if no more are wanted.
 fn below(path: &Path, each: Each<'_>) -> bool {
