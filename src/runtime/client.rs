@@ -276,6 +276,7 @@ impl<J: Job> Client<'_, J> {
                 return None;
             }
             Answer::Unread { split, cause } => return Some(Event::Unread { worker, split, cause }),
+            Answer::InputFailed { cause } => return Some(Event::InputFailed { cause }),
             Answer::Closed { cause } => return Some(Event::LinkClosed { worker, cause }),
             Answer::Unsent { split } => return Some(Event::Unsent { worker, split }),
         };

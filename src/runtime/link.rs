@@ -114,6 +114,10 @@ pub enum Answer<V> {
         split: SplitId,
         cause: String,
     },
+    /// This machine lacks what reading the input takes: that is no fault of the split.
+    InputFailed {
+        cause: String,
+    },
     Closed {
         cause: String,
     },
@@ -196,7 +200,13 @@ pub fn connect_link<V: Value>(
     let rates = Rates::new(chooser);
     let (feed, ends) = Feed::new(source, rates.clone());
     spawn(format!("mr:feed:{name}"), move || {
-        let told = |split, cause| _ = unread(worker, Answer::Unread { split, cause });
+        let told = |split, cause| {
+            let answer = match cause {
+                super::pieces::Unmapped::Unreadable(cause) => Answer::Unread { split, cause },
+                super::pieces::Unmapped::Failed(cause) => Answer::InputFailed { cause },
+            };
+            unread(worker, answer);
+        };
         if let Err(cause) = guarded(|| feed.run(&told)) {
             unread(worker, Answer::Closed { cause });
         }

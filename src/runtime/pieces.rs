@@ -1,6 +1,10 @@
 //! Pieces: a text that is unpacked as it is read, cut into the pieces that a map gets one after the other.
 
+use std::error::Error;
 use std::io::{self, Read};
+use std::iter::successors;
+
+use rustix::io::Errno;
 
 use crate::job::{Cut, Records};
 use crate::logic::split::last_cut;
@@ -15,8 +19,26 @@ use super::source::Origin;
 pub(crate) enum Unmapped {
     /// Its text could not be had.
     Unreadable(String),
-    /// The job could not map it.
+    /// The job could not map it, or this machine lacks what reading it takes.
     Failed(String),
+}
+
+impl Unmapped {
+    /// Says `cause` of a text that could not be had for `error`.
+    pub(crate) fn unread(error: &(dyn Error + 'static), cause: String) -> Self {
+        if is_lacking(error) { Self::Failed(cause) } else { Self::Unreadable(cause) }
+    }
+}
+
+/// Tells whether an error lies in what this machine lacks, descriptors or memory, not in what is read.
+pub(crate) fn is_lacking(error: &(dyn Error + 'static)) -> bool {
+    let lacking = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    let mut causes =
+        successors(Some(error), |&cause| cause.source()).filter_map(|cause| cause.downcast_ref());
+    causes.any(|cause: &io::Error| {
+        let errno = Errno::from_io_error(cause);
+        cause.kind() == io::ErrorKind::OutOfMemory || errno.is_some_and(|errno| lacking.contains(&errno))
+    })
 }
 
 /// What maps a piece.
@@ -39,7 +61,7 @@ pub(crate) fn map_unpacked<'r>(
 ) -> Result<(), Unmapped> {
     let failed = |offset: u64, error: &io::Error| {
         let what = if origin.encoding == Encoding::Plain { "read" } else { "unpacked" };
-        Unmapped::Unreadable(format!("cannot be {what} at byte {offset} of its text: {error}"))
+        Unmapped::unread(error, format!("cannot be {what} at byte {offset} of its text: {error}"))
     };
     let mut text = origin.encoding.decoder(packed).map_err(|error| failed(0, &error))?;
     let (mut held, mut offset) = (0, origin.offset);
@@ -140,6 +162,18 @@ mod tests {
             [5, 6 + PIECE_BYTES as u64 / 2]
         );
         assert_eq!(pieces(b"", Cut::LINES), Ok(vec![]));
+    }
+
+    #[test]
+    fn what_this_machine_lacks_is_no_fault_of_the_text() {
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::IO, Errno::NOENT] {
+            let error = io::Error::from(errno);
+            let is_bad = [Errno::IO, Errno::NOENT].contains(&errno);
+            let said = Unmapped::unread(&error, "no".to_owned());
+            assert_eq!(matches!(said, Unmapped::Unreadable(_)), is_bad, "{errno}");
+            let told = anyhow::Error::from(error).context("cannot open a file");
+            assert_eq!(is_lacking(told.as_ref()), !is_bad, "{errno}");
+        }
     }
 
     #[test]

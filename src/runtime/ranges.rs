@@ -24,7 +24,7 @@ pub(crate) fn map_located(
 ) -> Result<(), Unmapped> {
     let file = &located.file;
     let name = file.place.name();
-    let unopened = |error: io::Error| Unmapped::Unreadable(format!("cannot be opened: {error}"));
+    let unopened = |error: io::Error| Unmapped::unread(&error, format!("cannot be opened: {error}"));
     match located.range {
         None => {
             let text = storage.open(file, 0, file.length.unwrap_or(u64::MAX)).map_err(unopened)?;
@@ -62,7 +62,7 @@ fn map_range(
         let read = fill(text.as_mut(), &mut buffer[held..held + room]);
         let read = read.map_err(|(read, error)| {
             let at = ranged.at() + (held + read) as u64;
-            Unmapped::Unreadable(format!("cannot be read at byte {at}: {error}"))
+            Unmapped::unread(&error, format!("cannot be read at byte {at}: {error}"))
         })?;
         held += read;
         let step = ranged.step(&buffer[..held], read < room);

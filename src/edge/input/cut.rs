@@ -1,12 +1,9 @@
 //! Cut: an input cut into splits, file after file, from the beginning of the first to the end of the last.
 
-use std::error::Error;
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
-use rustix::io::Errno;
 
 use super::files::Regular;
 use super::stream::{NoSpool, Spooling};
@@ -15,6 +12,7 @@ use super::{Input, InputFile, InputKind, MAX_SPLIT_BYTES};
 use crate::job::Cut;
 use crate::logic::ids::SplitId;
 use crate::logic::split::{Split, lookahead, next_cut};
+use crate::runtime::pieces::is_lacking;
 use crate::runtime::source::Cutter;
 use crate::wire::encoding::Encoding;
 use crate::wire::frame::MAX_RECORD_BYTES;
@@ -103,6 +101,13 @@ impl InputCutter {
                 0
             }
         };
+        // What is torn is left out as a whole, however large the splits are and wherever it is unpacked.
+        if let Some(spooling) = &mut self.spooling
+            && self.input.skip_bad
+            && (spooling.is_packed() || matches!(file.kind, InputKind::Unpacked(..)))
+        {
+            spooling.spool(&file.name(), u64::MAX)?;
+        }
         self.at = Some(at);
         Ok(at)
     }
@@ -166,11 +171,7 @@ impl InputCutter {
 
 /// Tells whether an error lies in what is read, not in what this machine lacks.
 fn is_of_input(error: &anyhow::Error) -> bool {
-    let lacking = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
-    let errno =
-        |cause: &(dyn Error + 'static)| cause.downcast_ref::<io::Error>().and_then(Errno::from_io_error);
-    let is_lacking = error.chain().filter_map(errno).any(|errno| lacking.contains(&errno));
-    !is_lacking && error.downcast_ref::<NoSpool>().is_none()
+    !is_lacking(error.as_ref()) && error.downcast_ref::<NoSpool>().is_none()
 }
 
 /// Returns the end of a file that is one split.

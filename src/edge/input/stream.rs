@@ -79,6 +79,10 @@ pub(super) struct Spooling {
 }
 
 impl Spooling {
+    pub(super) fn is_packed(&self) -> bool {
+        self.encoding != Encoding::Plain
+    }
+
     /// Spools up to `wanted` bytes, if the stream called `name` has so many; returns how far it has come, or `wanted`.
     ///
     /// # Errors

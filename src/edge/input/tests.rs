@@ -287,10 +287,21 @@ fn bad_input_is_left_out_and_listed_if_that_is_wanted() {
     let mut torn = gzip(&b"some words\n".repeat(100_000));
     torn.truncate(1_000_000);
     let stream = || of_one(InputKind::Stream(Stream::new(io::Cursor::new(torn.clone()))));
-    let mut lenient = Arc::into_inner(stream()).expect("nobody else has it");
-    lenient.skip_bad = true;
-    let parts = splits(&Arc::new(lenient), 300_000);
-    assert!(!parts.is_empty() && parts.iter().all(|part| part.ends_with(b"words\n")));
+    let lenient = |input: Arc<Input>| {
+        let mut input = Arc::into_inner(input).expect("nobody else has it");
+        input.skip_bad = true;
+        Arc::new(input)
+    };
+    for target in [64 << 10, 10 << 20] {
+        let input = lenient(stream());
+        assert!(splits(&input, target).is_empty(), "the splits before the tear are left out, too");
+        let bad: Vec<_> = input.bad().into_iter().map(|bad| (bad.offset, bad.bytes)).collect();
+        assert_eq!(bad, [(0, None)]);
+        let whole = Stream::new(io::Cursor::new(gzip(b"some\nwords\n")));
+        let whole = lenient(of_one(InputKind::Stream(whole)));
+        assert_eq!(splits(&whole, target).concat(), b"some\nwords\n");
+        assert!(whole.bad().is_empty());
+    }
     let mut cutter = stream().cutter();
     let error = std::iter::from_fn(|| cutter.cut(300_000, Cut::LINES).transpose()).find_map(Result::err);
     let error = format!("{:#}", error.expect("it is torn"));

@@ -227,7 +227,7 @@ fn feed(data: SplitData, cut: Cut, buffer: &mut Vec<u8>, map: Map<'_>) -> Result
         }
         SplitData::Located(located, storage) => map_located(&located, storage.as_ref(), cut, buffer, map),
         SplitData::Stored(split, source) => {
-            let unreadable = |error: anyhow::Error| Unmapped::Unreadable(format!("{error:#}"));
+            let unreadable = |error: anyhow::Error| Unmapped::unread(error.as_ref(), format!("{error:#}"));
             let origin = source.origin(&split);
             if origin.encoding != Encoding::Plain {
                 let packed = source.open(&split).map_err(unreadable)?;

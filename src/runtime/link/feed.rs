@@ -13,6 +13,7 @@ use crate::logic::packing::Packing;
 use crate::logic::split::Split;
 use crate::runtime::buffers::KEPT_BYTES;
 use crate::runtime::guarded;
+use crate::runtime::pieces::Unmapped;
 use crate::runtime::rates::{LinkPacker, Rates};
 use crate::runtime::source::{Origin, SplitSource};
 use crate::wire::encoding::Encoding;
@@ -109,7 +110,7 @@ impl Feed {
     }
 
     /// Works until the writer's end is dropped. Tells `unread` of a split that could not be read, and why.
-    pub(super) fn run(mut self, unread: &dyn Fn(SplitId, String)) {
+    pub(super) fn run(mut self, unread: &dyn Fn(SplitId, Unmapped)) {
         while let Ok(Wanted { split, provisional, wish }) = self.wanted.recv() {
             self.take_back();
             if is_unwanted(&wish) {
@@ -127,12 +128,15 @@ impl Feed {
                 }
             }
             let mut text = self.buffers.pop().unwrap_or_default();
-            let read = guarded(|| self.source.read(&split, &mut text).map_err(|error| format!("{error:#}")));
+            let read =
+                guarded(|| self.source.read(&split, &mut text)).map_err(Unmapped::Failed).and_then(|read| {
+                    read.map_err(|error| Unmapped::unread(error.as_ref(), format!("{error:#}")))
+                });
             if is_unwanted(&wish) {
                 self.keep(text);
                 continue;
             }
-            if let Err(cause) = read.flatten() {
+            if let Err(cause) = read {
                 self.keep(text);
                 unread(split.id, cause);
                 continue;

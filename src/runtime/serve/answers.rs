@@ -34,7 +34,11 @@ pub(super) fn teller<V: Value>(answers: &Sender<Outgoing>) -> Tell<V> {
             Answer::Message(message) => Outgoing::Message(message),
             Answer::Results { epoch, batch } => Outgoing::Results { epoch, batch },
             // What only a client hears of its own end of a link.
-            Answer::Sorted(_) | Answer::Unread { .. } | Answer::Closed { .. } | Answer::Unsent { .. } => {
+            Answer::Sorted(_)
+            | Answer::Unread { .. }
+            | Answer::InputFailed { .. }
+            | Answer::Closed { .. }
+            | Answer::Unsent { .. } => {
                 return true;
             }
         };
