@@ -168,6 +168,37 @@ fn what_cannot_be_read_is_named_with_who_could_not() {
 }
 
 /// The workers have listed a file, which goes before it is read.
+/// A list may name addresses, and what is not to be had anywhere is left out where that is wanted, and told.
+#[test]
+fn lists_may_name_addresses_and_what_is_missed_elsewhere_is_left_out() {
+    with_deadline(LIMIT, || {
+        let lab = Lab::start(0);
+        let workers = serve(&lab, 2, &["--allow-commands"]);
+        let workers = list(&workers);
+        let server = Server::start(vec![("/page", body(), Manner::Ranges)]);
+        let here = lab.client_dir().join("here.txt");
+        fs::write(&here, "read here\n").expect("it is ours");
+        fs::create_dir(lab.client_dir().join("empty")).expect("it is ours");
+        let names = [server.url("/page"), here.display().to_string(), server.url("/gone")];
+        fs::write(lab.client_dir().join("list"), names.join("\n")).expect("it is ours");
+        let expected = counted(&[body(), b"read here\n".to_vec()]);
+        for how in [&["--workers", workers.as_str()][..], &["--local"]] {
+            let input = ["run", "--files-from", "list"];
+            let refused = lab.mapreduce(&[&input[..], how, &["-o", "out"]].concat()).expect_code(1);
+            assert_says(&refused, &["/gone: the server answered 404"]);
+            assert!(!lab.client_dir().join("out").exists());
+            let more = ["--on-workers", "no/such", "empty", "--skip-bad-input", "--report", "report"];
+            let run = lab.mapreduce(&[&input[..], how, &more].concat()).expect_code(0);
+            assert!(run.stdout_bytes == expected, "{how:?}: {}", run.stderr);
+            let report = fs::read_to_string(lab.client_dir().join("report")).expect("it is written");
+            for missed in ["/gone", "no/such", "there is no file in"] {
+                assert!(run.stderr.contains(missed), "no {missed:?} in:\n{}", run.stderr);
+                assert!(report.contains(missed), "no {missed:?} in:\n{report}");
+            }
+        }
+    });
+}
+
 #[test]
 fn a_file_that_vanishes_is_named_with_its_place() {
     with_deadline(LIMIT, || {

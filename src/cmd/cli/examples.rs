@@ -87,6 +87,7 @@ const RUN: &str = "Examples:
   PROGRAM run big.txt --top 100 --format json
   PROGRAM run big.txt --min-count 2 -o counts.csv.gz
   PROGRAM run big.txt --partitioned counts            a file for each worker
+  zcat big.gz | PROGRAM run -
   PROGRAM run logs 'archive/*.gz'                     directories, patterns, what is compressed
   PROGRAM run --job                                   which jobs there are
   PROGRAM run --job grep --pattern 'err(or)?' logs
