@@ -24,7 +24,7 @@ pub fn command<S: Jobs, J: Job>(program: &str) -> clap::Command {
         .after_help(examples::of_program(program));
     let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
     for name in names {
-        let examples = examples::of_command(&name, program);
+        let examples = examples::of_command(&name, program, S::list().len() > 1);
         command = command.mut_subcommand(name, |sub| sub.after_help(examples));
     }
     let jobs = S::list();

@@ -18,8 +18,9 @@ Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.",
     )
 }
 
-/// Returns the examples of the command called `name`; empty for one without.
-pub fn of_command(name: &str, program: &str) -> String {
+/// Returns the examples of the command called `name`; empty for one without. Those that pick a job are for programs
+/// with `several_jobs`.
+pub fn of_command(name: &str, program: &str, several_jobs: bool) -> String {
     let text = match name {
         "discover" => {
             "Examples:
@@ -78,7 +79,9 @@ an identity of its own for each worker."
         }
         _ => "",
     };
-    with_name(program, text)
+    let picks_a_job = |line: &&str| line.contains(" --job") || line.contains(" --map");
+    let lines: Vec<&str> = text.lines().filter(|line| several_jobs || !picks_a_job(line)).collect();
+    with_name(program, &lines.join("\n"))
 }
 
 const RUN: &str = "Examples:
