@@ -207,7 +207,7 @@ fn check<J: Job>(job: &J, options: &RunOptions) -> Result<(), CommandError> {
     }
     let [_, value] = J::COLUMNS;
     if options.min_count.is_some() && !job.counts() {
-        let cause = anyhow!("--min-count: what job {} finds ({value}) is no count here", J::NAME);
+        let cause = anyhow!("--min-count: job {} finds no counts here, but {value}", J::NAME);
         return Err(CommandError::usage(cause));
     }
     // What several workers make of a key is combined by the client only.

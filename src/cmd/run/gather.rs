@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, ensure};
 use crossbeam_channel::{RecvTimeoutError, bounded};
 
-use crate::edge::input::listed;
+use crate::edge::input::{is_standard, listed};
 use crate::edge::table::counted;
 use crate::runtime::link::BEAT_INTERVAL;
 use crate::runtime::listing::{ListError, Listing, list};
@@ -37,6 +37,11 @@ pub(super) struct Parted {
 /// If a list cannot be read; an address is no text, or too long, or a path is; or readers are bounded of which there
 /// are none.
 pub(super) fn part(options: &RunOptions) -> Result<Parted, CommandError> {
+    let reads_standard = options.inputs.iter().any(|path| is_standard(path));
+    if reads_standard && options.files_from.as_deref().is_some_and(is_standard) {
+        // The list would be waited for, and then be the input.
+        return Err(anyhow!("standard input (-) can be read once only").into());
+    }
     let list = options.files_from.as_deref().map(listed).transpose()?.unwrap_or_default();
     let (files, mut places) = part_inputs(&options.inputs, &options.on_workers)?;
     let (listed, more) = part_inputs(&list, &[])?;
