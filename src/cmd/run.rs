@@ -24,7 +24,7 @@ use crate::logic::limits::Limits;
 use crate::logic::packing::Compress;
 use crate::logic::partition::Seed;
 use crate::runtime::client::{self, Mailbox, RunSpec};
-use crate::runtime::link::MIN_TIMEOUT;
+use crate::runtime::link::{Link, MIN_TIMEOUT};
 use crate::runtime::local::start_local;
 use crate::runtime::source::BadInput;
 
@@ -150,10 +150,7 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
         )?],
         false => connect_links(workers, spares, &input, &mailbox, options)?,
     };
-    let names: Vec<String> = match spec.local {
-        true => Vec::new(),
-        false => links.iter().map(|link| link.name.clone()).collect(),
-    };
+    let names = if spec.local { Vec::new() } else { names_of(&links) };
     let mut progress = progress::for_console(console);
     let ran = client::run(spec, links, mailbox, input.cutter(), output, &stop, progress.as_mut());
     let mut report = ran.map_err(|error| {
@@ -166,6 +163,10 @@ pub fn run<J: Job>(options: &RunOptions, params: J::Params, console: &Console) -
         file.write(&report)?;
     }
     Ok(())
+}
+
+fn names_of(links: &[Link]) -> Vec<String> {
+    links.iter().map(|link| link.name.clone()).collect()
 }
 
 fn make_job<J: Job>(params: J::Params) -> Result<Arc<J>, CommandError> {

@@ -214,8 +214,8 @@ pub struct Run<P: Args> {
     #[arg(long, value_name = "LIST")]
     pub files_from: Option<PathBuf>,
 
-    /// Files, directories and patterns that the workers read themselves, up to the next flag: each sees them at the same
-    /// path
+    /// Files, directories and patterns that the workers read themselves, up to the next flag: each sees them at the
+    /// same path
     #[arg(long, value_name = "PATH", num_args = 1..)]
     pub on_workers: Vec<PathBuf>,
 

@@ -113,7 +113,8 @@ fn has_wildcard(text: &str) -> bool {
     text.contains(['*', '?', '['])
 }
 
-/// Finds what `pattern` matches, as a shell does; that nothing does, or a directory cannot be read, is found as an error.
+/// Finds what `pattern` matches, as a shell does; that nothing does, or a directory cannot be read, is found as an
+/// error.
 ///
 /// # Errors
 /// If it is no pattern.
