@@ -100,14 +100,8 @@ impl<J: Job> Parts<J::Value> for Directory<J> {
 
 impl Place {
     fn beside(path: &Path) -> io::Result<Self> {
-        let file_name = path.file_name().ok_or_else(|| io::Error::other("is no name of a directory"))?;
-        let directory = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let mut prefix = std::ffi::OsString::from(".");
-        prefix.push(file_name);
-        prefix.push(".");
+        let beside = target::beside(path).ok_or_else(|| io::Error::other("is no name of a directory"))?;
+        let (directory, prefix) = beside;
         let directory = tempfile::Builder::new()
             .prefix(&prefix)
             .suffix(".part")

@@ -1,5 +1,6 @@
 //! Target: where encoded bytes go: a file that appears whole, or something that is written as it comes.
 
+use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -156,14 +157,7 @@ fn begin_write_back(_: &File, _: u64, _: u64) {}
 impl Place {
     fn beside(path: PathBuf, mode: Option<u32>) -> anyhow::Result<Self> {
         let name = path.display();
-        let file_name = path.file_name().with_context(|| format!("{name}: is no name of a file"))?;
-        let directory = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let mut prefix = std::ffi::OsString::from(".");
-        prefix.push(file_name);
-        prefix.push(".");
+        let (directory, prefix) = beside(&path).with_context(|| format!("{name}: is no name of a file"))?;
         let temporary = tempfile::Builder::new()
             .prefix(&prefix)
             .suffix(".part")
@@ -189,6 +183,19 @@ impl Place {
         temporary.persist(&path).map_err(|failed| failed.error)?;
         Ok(())
     }
+}
+
+/// Returns the directory of `path`, and what the name of something temporary beside it begins with; `None` if `path`
+/// has no name.
+pub(super) fn beside(path: &Path) -> Option<(&Path, OsString)> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut prefix = OsString::from(".");
+    prefix.push(path.file_name()?);
+    prefix.push(".");
+    Some((directory, prefix))
 }
 
 /// Takes away the path that `tempfile` adds: of a file that nobody has heard of.
