@@ -5,8 +5,9 @@ use std::io::Read;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::wire::frame::{FrameError, Header, read_payload};
-use crate::wire::message::{SPLIT_HEADER_BYTES, SplitHeader};
+use crate::wire::message::SplitHeader;
 use crate::wire::pack::Packed;
+use crate::wire::receive::SplitFront;
 
 use super::source::Origin;
 
@@ -35,14 +36,7 @@ impl Buffers {
         from: &mut impl Read,
         frame: Header,
     ) -> Result<(SplitHeader, Received), FrameError> {
-        let length = frame.length.checked_sub(SPLIT_HEADER_BYTES);
-        let length = length.ok_or_else(|| FrameError::Malformed("a split without its header".into()))?;
-        let mut header = [0; SPLIT_HEADER_BYTES];
-        from.read_exact(&mut header)?;
-        let header = SplitHeader::decode(header, length)?;
-        let mut name = vec![0; usize::from(header.name_bytes)];
-        from.read_exact(&mut name)?;
-        let length = length - name.len();
+        let SplitFront { header, name, packed_bytes: length } = SplitFront::read(from, frame.length)?;
         let origin = Origin { name, offset: header.offset, encoding: header.encoding };
         let mut received =
             Received { origin, packed: header.packed, buffer: self.take(), length, home: self.home.clone() };
@@ -92,6 +86,7 @@ pub(crate) mod tests {
     use crate::logic::packing::Packing;
     use crate::wire::encoding::Encoding;
     use crate::wire::frame::Kind;
+    use crate::wire::message::SPLIT_HEADER_BYTES;
     use crate::wire::pack::Packer;
 
     /// A split as it comes from a client that does not pack it.

@@ -1,4 +1,4 @@
-//! Receive: batches and results as they come off a stream, unpacked.
+//! Receive: splits, batches and results as they come off a stream.
 
 use std::io::Read;
 
@@ -8,9 +8,37 @@ use crate::logic::partition::Partition;
 
 use super::frame::{FrameError, read_payload};
 use super::message::{
-    BATCH_HEADER_BYTES, PACKED_BATCH_HEADER_BYTES, RESULTS_HEADER_BYTES, decode_packed_batch, decode_results,
+    BATCH_HEADER_BYTES, PACKED_BATCH_HEADER_BYTES, RESULTS_HEADER_BYTES, SPLIT_HEADER_BYTES, SplitHeader,
+    decode_packed_batch, decode_results,
 };
 use super::pack::Packed;
+
+/// What comes before the text of a split.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SplitFront {
+    pub header: SplitHeader,
+    /// Of the file, as the client calls it.
+    pub name: Vec<u8>,
+    /// Bytes of the frame that follow.
+    pub packed_bytes: usize,
+}
+
+impl SplitFront {
+    /// Reads the beginning of a frame of [`Kind::Split`](super::frame::Kind), whose payload has `length` bytes.
+    ///
+    /// # Errors
+    /// `Malformed` or `TooLong` if there is none; `Torn` if the stream stops before its end.
+    pub fn read(from: &mut impl Read, length: usize) -> Result<Self, FrameError> {
+        let rest = length.checked_sub(SPLIT_HEADER_BYTES);
+        let rest = rest.ok_or_else(|| FrameError::Malformed("a split without its header".into()))?;
+        let mut header = [0; SPLIT_HEADER_BYTES];
+        from.read_exact(&mut header)?;
+        let header = SplitHeader::decode(header, rest)?;
+        let mut name = vec![0; usize::from(header.name_bytes)];
+        from.read_exact(&mut name)?;
+        Ok(Self { header, packed_bytes: rest - name.len(), name })
+    }
+}
 
 /// What comes before the entries of a batch, so that room can be found for them before they are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

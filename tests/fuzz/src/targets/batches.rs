@@ -8,11 +8,9 @@ use mapreduce::logic::packing::Packing;
 use mapreduce::logic::partition::Partition;
 use mapreduce::wire::entries::{Decoder, SortedDecoder, encode, encode_sorted};
 use mapreduce::wire::frame::{Header, Kind, MAX_PAYLOAD_BYTES, read_header, read_payload, room, write_frame};
-use mapreduce::wire::message::{
-    SPLIT_HEADER_BYTES, SplitHeader, decode_batch, encode_packed_batch, encode_results,
-};
+use mapreduce::wire::message::{SplitHeader, decode_batch, encode_packed_batch, encode_results};
 use mapreduce::wire::pack::{Packed, Packer};
-use mapreduce::wire::receive::{BatchHeader, read_results};
+use mapreduce::wire::receive::{BatchHeader, SplitFront, read_results};
 
 use super::control::stream;
 use super::{KIB, MIB, Target};
@@ -26,12 +24,15 @@ pub const SPLITS: Target = Target {
     name: "splits",
     read: splits,
     seeds: || {
-        packed_streams(Kind::Split, &TEXT.repeat(20), |packed| {
-            SplitHeader::of_text(SplitId(7), true, packed).encode().to_vec()
-        })
+        let text = TEXT.repeat(20);
+        let nameless = |packed| SplitHeader::of_text(SplitId(7), true, packed);
+        let named = |packed| SplitHeader { offset: 530, name_bytes: NAME.len() as u16, ..nameless(packed) };
+        let mut seeds = packed_streams(Kind::Split, &text, |packed| nameless(packed).encode().to_vec());
+        seeds.extend(packed_streams(Kind::Split, &text, |packed| [&named(packed).encode(), NAME].concat()));
+        seeds
     },
-    // What Zstandard's C code keeps besides is fixed, and not counted.
-    most_allocated: |bytes| MIB + 4 * bytes + UNPACKED_ROOM * bytes + 16 * KIB,
+    // What Zstandard's C code keeps besides is fixed, and not counted. A name is at most 64 KiB.
+    most_allocated: |bytes| MIB + 64 * KIB + 4 * bytes + UNPACKED_ROOM * bytes + 16 * KIB,
 };
 
 /// A stream of batches, as a worker takes it from a peer, and the entries that it folds.
@@ -66,6 +67,8 @@ pub const PACK: Target = Target {
     seeds: || vec![TEXT.to_vec(), TEXT.repeat(3), vec![0; 300]],
     most_allocated: |bytes| MIB + 8 * bytes,
 };
+
+const NAME: &[u8] = b"a tale.txt";
 
 const TEXT: &[u8] = b"It was the best of times, it was the worst of times. ";
 
@@ -104,10 +107,9 @@ fn packed_streams(kind: Kind, text: &[u8], header: impl Fn(Packed) -> Vec<u8>) -
 fn splits(bytes: &[u8]) -> bool {
     let (mut buffer, mut unpacked) = (Vec::new(), Vec::new());
     read_stream(bytes, Kind::Split, |from, length| {
-        let Some(length) = length.checked_sub(SPLIT_HEADER_BYTES) else { return false };
-        let Some((header, rest)) = from.split_first_chunk() else { return false };
-        *from = rest;
-        let Ok(header) = SplitHeader::decode(*header, length) else { return false };
+        let Ok(SplitFront { header, name, packed_bytes: length }) = SplitFront::read(from, length) else {
+            return false;
+        };
         if read_payload(from, &mut buffer, length).is_err() {
             return false;
         }
@@ -115,7 +117,9 @@ fn splits(bytes: &[u8]) -> bool {
             Ok(text) => assert_eq!(text.len(), header.packed.length),
             Err(_) => return false,
         }
-        assert_eq!(SplitHeader::decode(header.encode(), length).ok(), Some(header));
+        let written = [&header.encode()[..], &name, &buffer[..length]].concat();
+        let same = SplitFront::read(&mut written.as_slice(), written.len()).expect("it was read before");
+        assert_eq!(same, SplitFront { header, name, packed_bytes: length });
         true
     })
 }
