@@ -90,12 +90,12 @@ impl Job for Grep {
         Ok(())
     }
 
-    /// Adds counts up. The same place is found twice if a file is given twice, and with the same line. That a
-    /// broken peer mixes both up must not make the order matter.
     fn counts(&self) -> bool {
         self.params.count
     }
 
+    /// Adds counts up. The same place is found twice if a file is given twice, and with the same line. That a
+    /// broken peer mixes both up must not make the order matter.
     fn combine(&self, into: &mut Found, other: Found) {
         match (&mut *into, other) {
             (Found::Lines(lines), Found::Lines(others)) => *lines = lines.saturating_add(others),
